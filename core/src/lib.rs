@@ -1,0 +1,11 @@
+//! The sans-IO core of Dispatch.
+#![no_std]
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+extern crate alloc;
+
+pub mod ids;
+pub mod time;
+pub mod transcript;
+pub mod wire;

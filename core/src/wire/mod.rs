@@ -1,0 +1,1 @@
+//! Everything that crosses a wire: framing, dialects, step assembly, events.
