@@ -7,10 +7,12 @@ extern crate alloc;
 
 pub mod admission;
 pub mod config;
+mod dispatcher;
 pub mod event;
 pub mod http_date;
 pub mod ids;
 pub mod io;
+mod kit;
 pub mod liveness;
 pub mod planted;
 pub mod reconcile;
@@ -18,4 +20,9 @@ pub mod retry;
 pub mod store;
 pub mod time;
 pub mod transcript;
+mod turn;
+pub mod tools;
 pub mod wire;
+
+pub use dispatcher::{Broken, Dispatcher};
+pub use kit::Wake;
