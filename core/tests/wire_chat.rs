@@ -1,22 +1,17 @@
-//! Vendors' streams through the decoder and the assembler (P2, T8, T11).
+//! Vendors' streams through the decoder to assembled steps (P2).
 #![allow(clippy::unwrap_used)]
 
 mod wire_corpus;
 
 use std::collections::BTreeSet;
 
-use dispatch_core::{
-    transcript::{ToolCall, Usage},
-    wire::{
-        assemble::{
-            Applied, AssembleError, DEFAULT_STEP_LIMIT_BYTES, MAX_STEP_CALLS, StepAssembler,
-            StepContent, Verdict,
-        },
-        chat::{ChatDecoder, ChatLimits, json_completion},
-        provider_event::{FinishReason, ProviderEvent},
-    },
+use dispatch_core::wire::{
+    assemble::{Applied, AssembleError, DEFAULT_STEP_LIMIT_BYTES, StepAssembler, Verdict},
+    chat::{ChatDecoder, ChatLimits, json_completion},
+    provider_event::{FinishReason, ProviderEvent},
 };
 use proptest::{collection::vec, prelude::*};
+use wire_corpus::expected::{call, complete, corpus, usage};
 
 fn events<'b>(chunks: impl IntoIterator<Item = &'b [u8]>) -> Vec<ProviderEvent> {
     let mut decoder = ChatDecoder::new(ChatLimits::default());
@@ -59,171 +54,6 @@ fn text(text: &str) -> ProviderEvent {
 
 fn finish(reason: FinishReason) -> ProviderEvent {
     ProviderEvent::Finish { reason }
-}
-
-fn call(call_id: &str, name: &str, input: &str) -> ToolCall {
-    ToolCall {
-        call_id: call_id.into(),
-        name: name.into(),
-        input: input.into(),
-    }
-}
-
-fn complete(finish: FinishReason) -> Verdict {
-    Verdict::Complete {
-        finish,
-        terminator_missing: false,
-    }
-}
-
-struct Expected {
-    vendor: &'static str,
-    stream: String,
-    content: StepContent,
-    verdict: Verdict,
-}
-
-fn usage(input: u64, output: u64, cached: u64, reasoning: u64) -> Usage {
-    Usage {
-        input_tokens: input,
-        output_tokens: output,
-        cached_tokens: cached,
-        reasoning_tokens: reasoning,
-    }
-}
-
-fn corpus() -> Vec<Expected> {
-    let step =
-        |text: &str, reasoning: &str, calls: Vec<ToolCall>, usage, finish, chunks| StepContent {
-            text: text.into(),
-            reasoning: reasoning.into(),
-            calls,
-            usage,
-            finish: Some(finish),
-            chunks,
-        };
-    let entry = |vendor, stream: &str, content, verdict| Expected {
-        vendor,
-        stream: stream.into(),
-        content,
-        verdict,
-    };
-    use FinishReason::{Stop, ToolCalls};
-    let gemini = step(
-        "Checking.",
-        "",
-        vec![
-            call("function-call-111", "search", "{\"q\":\"rust\"}"),
-            call("function-call-222", "search", "{\"q\":\"sse\"}"),
-        ],
-        usage(30, 20, 0, 0),
-        Stop,
-        5,
-    );
-    vec![
-        entry(
-            "OpenAI",
-            wire_corpus::OPENAI,
-            step(
-                "Looking at “both” 😀.\n",
-                "",
-                vec![
-                    call("call_a9X", "read", "{\"path\":\"a.txt\"}"),
-                    call("call_b7Y", "read", "{\"path\":\"b.txt\"}"),
-                ],
-                usage(210, 34, 128, 5),
-                ToolCalls,
-                7,
-            ),
-            complete(ToolCalls),
-        ),
-        entry(
-            "Azure",
-            wire_corpus::AZURE,
-            step(
-                "Hello from the east.",
-                "",
-                vec![],
-                usage(11, 6, 0, 0),
-                Stop,
-                1,
-            ),
-            complete(Stop),
-        ),
-        entry(
-            "Mistral",
-            wire_corpus::MISTRAL,
-            step(
-                "I ask both.",
-                "Two cities.",
-                vec![
-                    call("D681PevKs", "weather", "{\"city\": \"Oslo\"}"),
-                    call("aB3dE5fG7", "weather", "{\"city\": \"Bern\"}"),
-                ],
-                usage(70, 25, 0, 0),
-                ToolCalls,
-                6,
-            ),
-            complete(ToolCalls),
-        ),
-        entry(
-            "DeepSeek",
-            wire_corpus::DEEPSEEK,
-            step(
-                "It is 4.",
-                "Let me add.",
-                vec![],
-                usage(18, 12, 0, 4),
-                Stop,
-                3,
-            ),
-            complete(Stop),
-        ),
-        entry(
-            "Groq",
-            wire_corpus::GROQ,
-            step("Fast answer", "Hm.", vec![], usage(9, 3, 0, 0), Stop, 3),
-            complete(Stop),
-        ),
-        entry(
-            "OpenRouter",
-            wire_corpus::OPENROUTER,
-            step("Done.", "First then.", vec![], usage(14, 8, 0, 3), Stop, 3),
-            complete(Stop),
-        ),
-        entry(
-            "Gemini",
-            &wire_corpus::crlf(wire_corpus::GEMINI),
-            gemini.clone(),
-            complete(Stop),
-        ),
-        entry("Gemini in LF", wire_corpus::GEMINI, gemini, complete(Stop)),
-        entry(
-            "Perplexity",
-            wire_corpus::PERPLEXITY,
-            step("Berlin", "", vec![], usage(4, 2, 0, 0), Stop, 2),
-            Verdict::Complete {
-                finish: Stop,
-                terminator_missing: true,
-            },
-        ),
-        entry(
-            "a repeating gateway",
-            wire_corpus::REPEATING_GATEWAY,
-            step(
-                "So:",
-                "",
-                vec![call("t-1", "bash", "{\"command\":\"ls\"}")],
-                Usage::default(),
-                ToolCalls,
-                4,
-            ),
-            Verdict::Complete {
-                finish: ToolCalls,
-                terminator_missing: true,
-            },
-        ),
-    ]
 }
 
 #[test]
@@ -620,6 +450,21 @@ fn a_random_id_on_every_fragment_does_not_split_a_call() {
 }
 
 #[test]
+fn a_fragment_under_a_shared_index_finds_its_call_by_id() {
+    let stream = [
+        delta(r#"{"tool_calls":[{"index":0,"id":"a","function":{"name":"one","arguments":"{"}}]}"#),
+        delta(r#"{"tool_calls":[{"index":0,"id":"b","function":{"name":"two","arguments":"{"}}]}"#),
+        delta(r#"{"tool_calls":[{"index":0,"id":"a","function":{"arguments":"\"x\":1}"}}]}"#),
+        delta(r#"{"tool_calls":[{"index":0,"id":"b","function":{"name":"two","arguments":"}"}}]}"#),
+    ]
+    .concat();
+    assert_eq!(
+        assembled(events_of(&stream)).finish().calls,
+        [call("a", "one", "{\"x\":1}"), call("b", "two", "{}")]
+    );
+}
+
+#[test]
 fn fragments_of_interleaved_calls_find_their_call() {
     let stream = [
         delta(r#"{"tool_calls":[{"index":0,"id":"a","function":{"name":"one","arguments":""}},{"index":1,"function":{"arguments":"{"}}]}"#),
@@ -631,209 +476,6 @@ fn fragments_of_interleaved_calls_find_their_call() {
         assembled(events_of(&stream)).finish().calls,
         [call("a", "one", "{\"x\":1}"), call("b", "two", "{}")]
     );
-}
-
-#[test]
-fn what_became_visible_is_told_with_offsets_in_bytes() {
-    let mut assembler = assembler();
-    let start = ProviderEvent::ToolCallStart {
-        index: 0,
-        id: "a".into(),
-        name: "one".into(),
-    };
-    let args = ProviderEvent::ToolCallArgs {
-        index: 0,
-        fragment: "{}".into(),
-    };
-    assert_eq!(
-        assembler.apply(ProviderEvent::Usage(usage(5, 0, 0, 0))),
-        Ok(Applied::Nothing)
-    );
-    assert_eq!(assembler.apply(text("")), Ok(Applied::Nothing));
-    assert!(!assembler.content_seen());
-    assert_eq!(
-        assembler.apply(ProviderEvent::Reasoning { text: "hm".into() }),
-        Ok(Applied::Reasoning { offset: 0, len: 2 })
-    );
-    assert!(assembler.content_seen());
-    assert_eq!(
-        assembler.apply(text("äh")),
-        Ok(Applied::Text { offset: 0, len: 3 })
-    );
-    assert_eq!(
-        assembler.apply(text("!")),
-        Ok(Applied::Text { offset: 3, len: 1 })
-    );
-    assert_eq!(assembler.apply(start.clone()), Ok(Applied::ToolCall));
-    assert_eq!(assembler.apply(start), Ok(Applied::Nothing));
-    assert_eq!(assembler.apply(args), Ok(Applied::Nothing));
-    assert_eq!(assembler.finish().chunks, 5);
-}
-
-#[test]
-fn t11_an_answer_without_text_or_call_is_empty_and_a_cut_one_is_truncated() {
-    let thinking = || ProviderEvent::Reasoning { text: "hm".into() };
-    let stop = || finish(FinishReason::Stop);
-    let done = || ProviderEvent::Terminated;
-    let verdict = |events: Vec<ProviderEvent>, clean| assembled(events).verdict(clean);
-
-    assert_eq!(verdict(vec![stop(), done()], true), Verdict::Empty);
-    assert_eq!(
-        verdict(vec![thinking(), stop(), done()], true),
-        Verdict::Empty
-    );
-    assert_eq!(verdict(vec![thinking(), stop()], true), Verdict::Empty);
-    assert_eq!(verdict(vec![done()], true), Verdict::Empty);
-    assert_eq!(verdict(vec![thinking(), stop()], false), Verdict::Truncated);
-    assert_eq!(verdict(vec![], true), Verdict::Truncated);
-    assert_eq!(verdict(vec![text("a")], true), Verdict::Truncated);
-    assert_eq!(verdict(vec![text("a")], false), Verdict::Truncated);
-    assert_eq!(
-        verdict(vec![text("a"), done()], true),
-        complete(FinishReason::Stop)
-    );
-    assert_eq!(
-        verdict(vec![text("a"), stop()], false),
-        Verdict::Complete {
-            finish: FinishReason::Stop,
-            terminator_missing: true
-        }
-    );
-}
-
-#[test]
-fn nothing_after_the_terminator_and_no_failure_after_the_finish_counts() {
-    let fault = || ProviderEvent::Malformed {
-        message: "noise".into(),
-    };
-    let assembler = assembled(vec![
-        text("a"),
-        finish(FinishReason::Stop),
-        fault(),
-        ProviderEvent::Terminated,
-        text("b"),
-        fault(),
-    ]);
-    assert_eq!(assembler.verdict(false), complete(FinishReason::Stop));
-    assert_eq!(assembler.finish().text, "a");
-}
-
-#[test]
-fn a_hole_in_the_stream_before_the_finish_fails_the_step() {
-    let mut assembler = assembled(vec![text("a")]);
-    let hole = ProviderEvent::Malformed {
-        message: "noise".into(),
-    };
-    assert!(matches!(
-        assembler.apply(hole),
-        Err(AssembleError::Malformed { .. })
-    ));
-    assert!(assembler.apply(finish(FinishReason::Stop)).is_err());
-    assert_eq!(assembler.verdict(true), Verdict::Truncated);
-}
-
-#[test]
-fn call_ids_are_kept_where_usable_and_else_made_unique() {
-    let used = BTreeSet::from(["old".to_owned(), "call_3_1".to_owned()]);
-    let mut assembler = StepAssembler::new(3, DEFAULT_STEP_LIMIT_BYTES, used);
-    let long = "x".repeat(65);
-    let longest = "y".repeat(64);
-    let ids = [
-        "", "old", "new", "new", "sp ace", &long, &longest, "call_3_0", "ümlaut",
-    ];
-    for (index, id) in ids.iter().enumerate() {
-        let start = ProviderEvent::ToolCallStart {
-            index: index as u32,
-            id: (*id).into(),
-            name: String::new(),
-        };
-        assembler.apply(start).unwrap();
-    }
-    let made: Vec<String> = assembler
-        .finish()
-        .calls
-        .into_iter()
-        .map(|call| call.call_id)
-        .collect();
-    assert_eq!(
-        made,
-        [
-            "call_3_0",
-            "call_3_1_2",
-            "new",
-            "call_3_3",
-            "call_3_4",
-            "call_3_5",
-            &longest,
-            "call_3_7",
-            "call_3_8"
-        ]
-    );
-}
-
-#[test]
-fn a_call_without_arguments_gets_an_empty_object_and_one_without_a_name_is_kept() {
-    let start = ProviderEvent::ToolCallStart {
-        index: 4,
-        id: "a".into(),
-        name: String::new(),
-    };
-    let orphan = ProviderEvent::ToolCallArgs {
-        index: 9,
-        fragment: "{\"a\"".into(),
-    };
-    assert_eq!(
-        assembled(vec![start, orphan]).finish().calls,
-        [call("a", "", "{}"), call("call_0_9", "", "{\"a\"")]
-    );
-}
-
-#[test]
-fn t8_a_step_is_bounded_in_bytes_and_in_calls() {
-    let mut small = StepAssembler::new(0, 10, BTreeSet::new());
-    let too_large = Err(AssembleError::StepTooLarge { limit_bytes: 10 });
-    assert!(small.apply(text("12345")).is_ok());
-    assert!(
-        small
-            .apply(ProviderEvent::Reasoning { text: "123".into() })
-            .is_ok()
-    );
-    let args = ProviderEvent::ToolCallArgs {
-        index: 0,
-        fragment: "123".into(),
-    };
-    assert_eq!(small.apply(args), too_large);
-    assert_eq!(small.apply(text("1")), too_large);
-    assert_eq!(small.finish().text, "12345");
-
-    let mut many = assembler();
-    for index in 0..MAX_STEP_CALLS as u32 {
-        let start = ProviderEvent::ToolCallStart {
-            index,
-            id: String::new(),
-            name: "a".into(),
-        };
-        many.apply(start).unwrap();
-    }
-    let one_more = ProviderEvent::ToolCallArgs {
-        index: 999,
-        fragment: "{".into(),
-    };
-    assert_eq!(
-        many.apply(one_more),
-        Err(AssembleError::TooManyToolCalls {
-            limit: MAX_STEP_CALLS
-        })
-    );
-}
-
-#[test]
-fn cumulative_usage_never_loses_what_an_earlier_report_said() {
-    let step = assembled(vec![
-        ProviderEvent::Usage(usage(100, 1, 50, 0)),
-        ProviderEvent::Usage(usage(0, 20, 0, 7)),
-    ]);
-    assert_eq!(step.finish().usage, usage(100, 20, 50, 7));
 }
 
 #[test]

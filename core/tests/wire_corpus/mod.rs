@@ -1,6 +1,8 @@
 //! Streams in the shapes of the vendors, as their documents and users describe
 //! them; the texts are made up.
 
+pub(crate) mod expected;
+
 /// OpenAI: role chunk, text, parallel calls with ids, usage after the finish.
 pub(crate) const OPENAI: &str = r#"data: {"id":"chatcmpl-A1","object":"chat.completion.chunk","created":1770000000,"model":"gpt-5.1","service_tier":"default","system_fingerprint":"fp_1","choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}],"usage":null,"obfuscation":"xKq"}
 
