@@ -6,6 +6,8 @@
 extern crate alloc;
 
 pub mod ids;
+pub mod output;
 pub mod time;
+pub mod tools;
 pub mod transcript;
 pub mod wire;
