@@ -14,14 +14,15 @@ pub mod ids;
 pub mod io;
 mod kit;
 pub mod liveness;
+pub mod output;
 pub mod planted;
 pub mod reconcile;
 pub mod retry;
 pub mod store;
 pub mod time;
+pub mod tools;
 pub mod transcript;
 mod turn;
-pub mod tools;
 pub mod wire;
 
 pub use dispatcher::{Broken, Dispatcher};
