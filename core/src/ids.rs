@@ -8,13 +8,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadId {
     /// A conversation id has a shape of its own, because clients may choose it.
-    #[error("a conversation id is 1 to 64 characters of A-Z a-z 0-9 _ - . and starts with a letter or digit")]
+    #[error(
+        "a conversation id is 1 to 64 characters of A-Z a-z 0-9 _ - . and starts with a letter or digit"
+    )]
     Conversation,
     /// A turn id is what the server handed out.
     #[error("a turn id is the 26 lower-case characters that the server handed out")]
     Turn,
     /// A workspace slug (C3).
-    #[error("a workspace slug is 1 to 40 characters of a-z 0-9 - and neither starts nor ends with -")]
+    #[error(
+        "a workspace slug is 1 to 40 characters of a-z 0-9 - and neither starts nor ends with -"
+    )]
     Slug,
     /// A provider id is a key of the configuration.
     #[error("a provider id is 1 to 40 characters of a-z 0-9 _ -")]
@@ -132,7 +136,9 @@ impl ConversationId {
 
 /// Counts the ownerships of a conversation: rises with every grant, park, sweep
 /// and election, so that a write that carries an old one can be refused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Epoch(pub u64);
 
 /// A position in a conversation's log: no gap, commit order.

@@ -1,1 +1,3 @@
-//! x
+//! The thin host around `dispatch-core`: does everything, decides nothing.
+
+pub mod net;
