@@ -1,3 +1,5 @@
 //! The thin host around `dispatch-core`: does everything, decides nothing.
 
 pub mod net;
+pub mod provider;
+pub mod scripted;
