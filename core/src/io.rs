@@ -1,0 +1,378 @@
+//! The core's whole contact with the world: [`Input`]s come in, [`Effect`]s go
+//! out. Both are plain values; an [`EffectId`] ties a completion to its cause.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+use crate::event::{AgentEvent, OutputStream};
+use crate::ids::{CommandId, ConversationId, EffectId, Epoch, ProviderId, Slug, TurnId};
+use crate::store::{Outcome, Receipt, Rejection, Verb, WorkspaceRow};
+
+/// Something happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Input {
+    /// Time has passed.
+    Tick,
+    /// A client wants something.
+    Command {
+        /// Names the answer.
+        id: CommandId,
+        /// What.
+        command: Command,
+    },
+    /// A verb came back.
+    Stored {
+        /// Of this effect.
+        id: EffectId,
+        /// With this.
+        outcome: Outcome,
+    },
+    /// A provider's status line and the headers that matter, names in lower case.
+    ProviderHead {
+        /// Of this effect.
+        id: EffectId,
+        /// HTTP status.
+        status: u16,
+        /// `content-type`, `retry-after`, `retry-after-ms`, `x-should-retry`.
+        headers: Vec<(String, String)>,
+    },
+    /// More of a provider's body.
+    ProviderBytes {
+        /// Of this effect.
+        id: EffectId,
+        /// As they came.
+        bytes: Vec<u8>,
+    },
+    /// The body ended as HTTP says it should.
+    ProviderEnd {
+        /// Of this effect.
+        id: EffectId,
+    },
+    /// No (more) answer will come.
+    ProviderFailed {
+        /// Of this effect.
+        id: EffectId,
+        /// What broke.
+        kind: FailKind,
+        /// For people; secrets masked.
+        message: String,
+    },
+    /// A preview of a running tool's output.
+    ToolOutput {
+        /// Of this effect.
+        id: EffectId,
+        /// Which output.
+        stream: OutputStream,
+        /// Bytes before it.
+        offset: u64,
+        /// The text.
+        text: String,
+    },
+    /// A tool is at its end; exactly one per `StartTool`.
+    ToolDone {
+        /// Of this effect.
+        id: EffectId,
+        /// How.
+        end: ToolEnd,
+    },
+    /// Nothing of an earlier run of this call is left alive.
+    Reaped {
+        /// Of this effect.
+        id: EffectId,
+        /// What the run directory told.
+        found: Found,
+    },
+    /// The code that carried out an effect panicked; nothing else will come of it.
+    EffectPanicked {
+        /// Which.
+        id: EffectId,
+        /// The panic's message.
+        message: String,
+    },
+    /// Stop granting, let stretches finish, then say [`Effect::Drained`] (L8).
+    Shutdown,
+}
+
+/// What a client can want of the core. Reads go to the store directly.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// A message for a conversation.
+    Submit(Box<Submit>),
+    /// Stop a turn.
+    Abort {
+        /// This one, or the conversation's first open one.
+        turn: Option<TurnId>,
+        /// The conversation.
+        conversation: Option<ConversationId>,
+        /// Who.
+        by: String,
+        /// Why.
+        reason: Option<String>,
+    },
+    /// Create or change a workspace.
+    PutWorkspace {
+        /// Which.
+        slug: Slug,
+        /// New title.
+        title: Option<String>,
+        /// New default working directory.
+        cwd: Option<String>,
+    },
+    /// Star or unstar a workspace.
+    Star {
+        /// Which.
+        slug: Slug,
+        /// The star.
+        starred: bool,
+    },
+    /// Set a provider's limit.
+    SetLimit {
+        /// Which.
+        provider: ProviderId,
+        /// Streams in flight.
+        limit: u32,
+    },
+}
+
+/// A message as the client sent it, parsed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submit {
+    /// Absent: a new one.
+    pub conversation: Option<ConversationId>,
+    /// Absent: the conversation's, or `default`.
+    pub workspace: Option<Slug>,
+    /// `PROVIDER/MODEL` or `MODEL`; absent: the conversation's, or the default.
+    pub model: Option<String>,
+    /// What the user says.
+    pub message: String,
+    /// A working directory for the conversation.
+    pub cwd: Option<String>,
+    /// Key and digest of the body (C6).
+    pub idempotency: Option<(String, u64)>,
+}
+
+/// The answer to a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// To `Submit`: durable; its terminal event will come.
+    Accepted(Receipt),
+    /// To `Submit`: nothing of it was kept.
+    Rejected(Rejection),
+    /// The command itself is wrong.
+    Invalid(Invalid),
+    /// To `Abort`: the turn has this terminal event.
+    Ended(Box<AgentEvent>),
+    /// To `Abort`: asked for; the terminal event will come.
+    AbortRequested {
+        /// Of this turn.
+        turn: TurnId,
+        /// In this conversation.
+        conversation: ConversationId,
+    },
+    /// No such thing.
+    NotFound,
+    /// To `PutWorkspace`, `Star`.
+    Workspace(WorkspaceRow),
+    /// To `SetLimit`.
+    Set,
+    /// The store did not confirm it in time: it may have happened. Ask again
+    /// with the same idempotency key.
+    Unconfirmed,
+    /// The server is shutting down and takes nothing new.
+    ShuttingDown,
+}
+
+/// Why a command cannot be carried out as it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Invalid {
+    /// Nothing said.
+    #[error("the message is empty; send some text")]
+    EmptyMessage,
+    /// O5.
+    #[error("the message has {bytes} bytes; {limit_bytes} are allowed")]
+    MessageTooLong {
+        /// Its size.
+        bytes: usize,
+        /// What is allowed.
+        limit_bytes: usize,
+    },
+    /// The model's name has a provider that is not configured.
+    #[error("no provider `{0}` is configured; see GET /health for those that are")]
+    UnknownProvider(String),
+    /// A model without a name.
+    #[error("the model is empty; write PROVIDER/MODEL or MODEL")]
+    EmptyModel,
+    /// A limit of nothing would park every turn for ever.
+    #[error("the limit is 0; at least 1 stream must be allowed")]
+    ZeroLimit,
+}
+
+/// What broke between here and a provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum FailKind {
+    /// No connection within the deadline.
+    ConnectTimeout,
+    /// Nobody listens.
+    Refused,
+    /// The name does not resolve.
+    Dns,
+    /// No trust.
+    Tls,
+    /// Any other way not to get a connection.
+    Connect,
+    /// The connection broke before the head.
+    Transport,
+    /// The body broke off.
+    Body,
+}
+
+impl FailKind {
+    /// The cause that a client reads.
+    pub fn cause(self) -> &'static str {
+        match self {
+            FailKind::ConnectTimeout => "connect-timeout",
+            FailKind::Refused => "connection-refused",
+            FailKind::Dns => "dns-failed",
+            FailKind::Tls => "tls-failed",
+            FailKind::Connect => "connect-failed",
+            FailKind::Transport => "connection-lost",
+            FailKind::Body => "stream-cut",
+        }
+    }
+}
+
+/// How a tool ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolEnd {
+    /// It did what was asked.
+    pub ok: bool,
+    /// Bounded output (T8).
+    pub output: String,
+    /// How long it ran.
+    pub duration_ms: u64,
+    /// The file that holds the full text.
+    pub spilled: Option<String>,
+}
+
+/// What was found of an earlier run of a tool call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Found {
+    /// No trace of it.
+    Nothing,
+    /// It was running and has been killed, with all its children.
+    Killed {
+        /// What it had printed, bounded.
+        output: String,
+    },
+    /// It had ended by itself before its answer could be written down.
+    Finished(ToolEnd),
+}
+
+/// A tool to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolStart {
+    /// For this turn.
+    pub turn: TurnId,
+    /// Under this ownership: its run directory bears the epoch.
+    pub epoch: Epoch,
+    /// The call.
+    pub call_id: String,
+    /// The tool.
+    pub name: String,
+    /// JSON text of the arguments.
+    pub input: String,
+    /// Where; `None`: the server's default.
+    pub cwd: Option<String>,
+    /// Kept by the supervisor too, without the server.
+    pub deadline_ms: u64,
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effect {
+    /// Ask the store. -> `Stored`
+    Store {
+        /// Names the outcome.
+        id: EffectId,
+        /// What.
+        verb: Verb,
+    },
+    /// Post a request. -> `ProviderHead`, `ProviderBytes`*, then `ProviderEnd` or `ProviderFailed`
+    OpenProvider {
+        /// Names the stream.
+        id: EffectId,
+        /// Whose address and credentials.
+        provider: ProviderId,
+        /// The turn it serves: for the host's log.
+        turn: TurnId,
+        /// JSON, serialised once (T13).
+        body: Vec<u8>,
+        /// Deadline for the connection.
+        connect_ms: u64,
+    },
+    /// Drop a stream; nothing more is heard of it.
+    CloseProvider {
+        /// Which.
+        id: EffectId,
+        /// The step is whole and only the end of the body is missing: read on
+        /// for a moment, so that the connection can serve the next request.
+        finished: bool,
+    },
+    /// Run a tool. -> `ToolOutput`*, `ToolDone`
+    StartTool {
+        /// Names the run.
+        id: EffectId,
+        /// What.
+        start: Box<ToolStart>,
+    },
+    /// Kill a tool with its whole process tree; its `ToolDone` still comes.
+    KillTool {
+        /// Which.
+        id: EffectId,
+    },
+    /// Kill what an earlier owner left of a call, and tell what was there. -> `Reaped`
+    ReapTool {
+        /// Names the answer.
+        id: EffectId,
+        /// The turn.
+        turn: TurnId,
+        /// The call.
+        call_id: String,
+        /// The ownership that started it.
+        epoch: Epoch,
+    },
+    /// Show an event to whoever follows the conversation. A logged one is durable.
+    Publish {
+        /// The event.
+        event: Box<AgentEvent>,
+    },
+    /// A conversation's log may have grown by events that were not published:
+    /// followers read it again.
+    Wake {
+        /// Which.
+        conversation: ConversationId,
+    },
+    /// Answer a command.
+    Answer {
+        /// Which.
+        id: CommandId,
+        /// How.
+        answer: Answer,
+    },
+    /// An input that could not be applied, or something worth a line in the log.
+    Trace {
+        /// Stable, kebab case.
+        code: String,
+        /// For people.
+        message: String,
+    },
+    /// The store has answered the boot: requests can be served.
+    Ready {
+        /// Turns that an earlier life had owned.
+        taken_over: u32,
+    },
+    /// After `Shutdown`: no turn is owned any more.
+    Drained,
+}

@@ -1,0 +1,47 @@
+//! The defect ledger's hook: known bugs, planted to prove that the oracles bite.
+//!
+//! Only a build with `--cfg planted` holds them, switched on one by one at run
+//! time; in any other build `planted!` is the constant `false` and the bug is
+//! not compiled.
+
+/// Whether the planted bug of this id is switched on.
+#[macro_export]
+macro_rules! planted {
+    ($id:literal) => {{
+        #[cfg(planted)]
+        {
+            $crate::planted::is_on($id)
+        }
+        #[cfg(not(planted))]
+        {
+            false
+        }
+    }};
+}
+
+/// The ids that this build can plant.
+pub const LEDGER: [&str; 5] = ["D02", "D03", "D06", "D12", "D13"];
+
+#[cfg(planted)]
+static ON: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+
+#[cfg(planted)]
+fn bit(id: &str) -> u64 {
+    LEDGER
+        .iter()
+        .position(|known| *known == id)
+        .map_or(0, |n| 1 << n)
+}
+
+/// Switches exactly these bugs on, for the whole process.
+#[cfg(planted)]
+pub fn select(ids: &[&str]) {
+    let bits = ids.iter().fold(0, |bits, id| bits | bit(id));
+    ON.store(bits, core::sync::atomic::Ordering::Relaxed);
+}
+
+/// Whether a bug is on.
+#[cfg(planted)]
+pub fn is_on(id: &str) -> bool {
+    ON.load(core::sync::atomic::Ordering::Relaxed) & bit(id) != 0
+}

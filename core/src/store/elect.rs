@@ -1,0 +1,71 @@
+//! Endings: elections by owners, and aborts by anyone (T2, T5, L2).
+
+use super::open::{Open, already_ended};
+use super::rows::{AbortRequest, TurnState};
+use super::tx::Tx;
+use super::verb::{AbortOf, Election, Reply, Terminal};
+use crate::ids::TurnId;
+
+pub(super) fn elect<T: Tx>(tx: &mut T, election: &Election) -> Result<Reply, T::Error> {
+    match Open::at_fence(tx, election.fence)? {
+        Some(open) => open.end(
+            election.step.as_ref(),
+            &election.answers,
+            &election.terminal,
+        ),
+        // Ended: perhaps by this very bid, asked again.
+        None => match tx.turn(election.fence.turn)? {
+            Some(row) if row.state == TurnState::Ended => already_ended(tx, row.turn),
+            Some(_) | None => Ok(Reply::Fenced),
+        },
+    }
+}
+
+pub(super) fn request_abort<T: Tx>(tx: &mut T, request: &AbortOf) -> Result<Reply, T::Error> {
+    let Some(turn) = target(tx, request)? else {
+        return Ok(Reply::NotFound);
+    };
+    let Some(mut open) = Open::any(tx, turn)? else {
+        return Ok(Reply::NotFound);
+    };
+    let now = open.now;
+    let aborted = Terminal::Aborted {
+        by: request.by.clone(),
+        reason: request.reason.clone(),
+    };
+    match open.turn.state {
+        TurnState::Ended => already_ended(open.tx, turn),
+        TurnState::Blocked | TurnState::Parked => open.end(None, &[], &aborted),
+        TurnState::Streaming | TurnState::Tools => {
+            let asked_at = open.turn.abort.as_ref().map(|abort| abort.at);
+            let unheard = asked_at.is_some_and(|at| now.since_ms(at) >= request.patience_ms);
+            if unheard || open.turn.lease_until < now {
+                return open.end(None, &[], &aborted);
+            }
+            if asked_at.is_none() {
+                open.turn.abort = Some(AbortRequest {
+                    by: request.by.clone(),
+                    reason: request.reason.clone(),
+                    at: now,
+                });
+            }
+            let conversation = open.conversation.id.clone();
+            open.save()?;
+            Ok(Reply::AbortRequested { turn, conversation })
+        }
+    }
+}
+
+/// The named turn, which must be the named conversation's if both are given;
+/// or the conversation's first open turn.
+fn target<T: Tx>(tx: &mut T, request: &AbortOf) -> Result<Option<TurnId>, T::Error> {
+    match (request.turn, &request.conversation) {
+        (Some(turn), None) => Ok(Some(turn)),
+        (Some(turn), Some(conversation)) => Ok(tx
+            .turn(turn)?
+            .filter(|row| row.conversation == *conversation)
+            .map(|row| row.turn)),
+        (None, Some(conversation)) => Ok(tx.open_turns_of(conversation)?.first().copied()),
+        (None, None) => Ok(None),
+    }
+}

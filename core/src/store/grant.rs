@@ -1,0 +1,96 @@
+//! Grants: a view to decide on, and the compare-and-set that applies a plan.
+
+use alloc::vec::Vec;
+
+use super::rows::TurnState;
+use super::tx::Tx;
+use super::verb::{ApplyGrants, Granted, Reply};
+use crate::admission::{AdmissionView, Gate, Grant, HEADS};
+use crate::ids::{Epoch, ProviderId};
+
+pub(super) fn view<T: Tx>(tx: &mut T, provider: &ProviderId) -> Result<Reply, T::Error> {
+    let Some(row) = tx.provider(provider)? else {
+        return Ok(Reply::NotFound);
+    };
+    let now = tx.now();
+    Ok(Reply::View(AdmissionView {
+        version: row.version,
+        now,
+        limit: row.limit,
+        streaming: tx.streaming(provider)?,
+        cooling: tx.releases_after(provider, now - row.cooldown_ms)?,
+        cooldown_ms: row.cooldown_ms,
+        gate: Gate::Open,
+        fair: row.fair,
+        starred: tx.waiters(provider, true, now, HEADS)?,
+        unstarred: tx.waiters(provider, false, now, HEADS)?,
+        next_due: tx.next_due(provider, now)?,
+    }))
+}
+
+pub(super) fn apply<T: Tx>(tx: &mut T, plan: &ApplyGrants) -> Result<Reply, T::Error> {
+    let Some(mut provider) = tx.provider(&plan.provider)? else {
+        return Ok(Reply::NotFound);
+    };
+    if provider.version != plan.version {
+        // The version also moves with this very plan: asked again after an
+        // unknown outcome, what it granted is still ours.
+        let granted = landed_before(tx, plan)?;
+        return Ok(if granted.is_empty() {
+            Reply::Conflict
+        } else {
+            Reply::Granted(granted)
+        });
+    }
+    let now = tx.now();
+    let mut rows = Vec::with_capacity(plan.grants.len());
+    for grant in &plan.grants {
+        let Some(turn) = tx.turn(grant.turn)? else {
+            return Ok(Reply::Conflict);
+        };
+        let Some(conversation) = tx.conversation(&turn.conversation)? else {
+            return Ok(Reply::Conflict);
+        };
+        let free = conversation.turn.is_none() && conversation.epoch == grant.epoch;
+        if !free || turn.state != TurnState::Parked || turn.due_at > now {
+            return Ok(Reply::Conflict);
+        }
+        rows.push((turn, conversation));
+    }
+    let mut granted = Vec::with_capacity(rows.len());
+    for (mut turn, mut conversation) in rows {
+        conversation.epoch.0 += 1;
+        conversation.turn = Some(turn.turn);
+        turn.enter(TurnState::Streaming, now);
+        turn.epoch = conversation.epoch;
+        turn.owner = Some(plan.owner.clone());
+        turn.lease_until = now + plan.lease_ms;
+        granted.push(Granted {
+            turn: turn.turn,
+            conversation: conversation.id.clone(),
+            epoch: conversation.epoch,
+        });
+        tx.put_turn(&turn)?;
+        tx.put_conversation(&conversation)?;
+    }
+    provider.version += 1;
+    provider.fair = plan.fair;
+    tx.put_provider(&provider)?;
+    Ok(Reply::Granted(granted))
+}
+
+fn landed_before<T: Tx>(tx: &mut T, plan: &ApplyGrants) -> Result<Vec<Granted>, T::Error> {
+    let mut granted = Vec::new();
+    for Grant { turn, epoch } in &plan.grants {
+        let Some(row) = tx.turn(*turn)? else { continue };
+        let epoch = Epoch(epoch.0 + 1);
+        if row.owner.as_ref() == Some(&plan.owner) && row.epoch == epoch {
+            granted.push(Granted {
+                turn: *turn,
+                conversation: row.conversation,
+                epoch,
+            });
+        }
+    }
+    Ok(granted)
+}

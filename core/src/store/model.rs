@@ -1,0 +1,336 @@
+//! The [`Model`]: a store of maps. It is the executable specification that
+//! real stores are compared with, and the store of the simulations.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::convert::Infallible;
+
+use super::rows::{
+    CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, Segment, TurnRow, TurnState,
+    WorkspaceRow,
+};
+use super::tx::Tx;
+use super::verb::{Reply, Verb};
+use crate::admission::{Head, WaiterKey};
+use crate::event::{AgentEvent, EventBody};
+use crate::ids::{ConversationId, ProviderId, Seq, Slug, TurnId};
+use crate::time::Timestamp;
+
+/// See the module's page. Fields are open to oracles, which read and never write.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Model {
+    /// Store time; moved by the caller.
+    pub now: Timestamp,
+    /// Every conversation.
+    pub conversations: BTreeMap<ConversationId, ConversationRow>,
+    /// Every turn.
+    pub turns: BTreeMap<TurnId, TurnRow>,
+    /// Every workspace.
+    pub workspaces: BTreeMap<Slug, WorkspaceRow>,
+    /// Every provider.
+    pub providers: BTreeMap<ProviderId, ProviderRow>,
+    /// Idempotency keys.
+    pub keys: BTreeMap<String, KeyRow>,
+    /// The log, by conversation and sequence number.
+    pub events: BTreeMap<(ConversationId, Seq), AgentEvent>,
+    /// Armed markers.
+    pub markers: BTreeSet<TurnId>,
+    /// Transcripts, by conversation, ordinal, place.
+    pub items: BTreeMap<(ConversationId, u64, u32), ItemRow>,
+    /// Tool calls.
+    pub calls: BTreeMap<(TurnId, u32, u32), CallRow>,
+    /// Content of open steps.
+    pub segments: BTreeMap<TurnId, Vec<Segment>>,
+    /// When slots were left.
+    pub releases: BTreeMap<ProviderId, Vec<Timestamp>>,
+    waiter_seq: u64,
+    line: BTreeMap<ProviderId, BTreeSet<(WaiterKey, TurnId)>>,
+    open: BTreeMap<ConversationId, BTreeSet<(u64, TurnId)>>,
+    owned: BTreeSet<TurnId>,
+    terminals: BTreeMap<TurnId, Seq>,
+    starts: BTreeMap<TurnId, Seq>,
+}
+
+impl Model {
+    /// Runs one verb as one transaction.
+    pub fn apply(&mut self, verb: &Verb) -> Reply {
+        match super::apply(self, verb) {
+            Ok(reply) => reply,
+            Err(never) => match never {},
+        }
+    }
+
+    /// A conversation's log after `after`.
+    pub fn log_after(&self, id: &ConversationId, after: Seq) -> impl Iterator<Item = &AgentEvent> {
+        let id = id.clone();
+        self.events
+            .range((id.clone(), after + 1)..)
+            .take_while(move |((conversation, _), _)| *conversation == id)
+            .map(|(_, event)| event)
+    }
+
+    fn unlist(&mut self, turn: TurnId) {
+        let Some(old) = self.turns.get(&turn) else {
+            return;
+        };
+        if let Some(line) = self.line.get_mut(&old.provider) {
+            line.remove(&(old.key, turn));
+        }
+        if let Some(open) = self.open.get_mut(&old.conversation) {
+            open.remove(&(old.ordinal, turn));
+        }
+        self.owned.remove(&turn);
+    }
+
+    fn list(&mut self, row: &TurnRow) {
+        if row.state == TurnState::Parked {
+            self.line
+                .entry(row.provider.clone())
+                .or_default()
+                .insert((row.key, row.turn));
+        }
+        if row.state.is_owned() {
+            self.owned.insert(row.turn);
+        }
+        if row.state != TurnState::Ended {
+            self.open
+                .entry(row.conversation.clone())
+                .or_default()
+                .insert((row.ordinal, row.turn));
+        }
+    }
+
+    fn parked<'a>(&'a self, provider: &ProviderId) -> impl Iterator<Item = &'a TurnRow> + use<'a> {
+        self.line
+            .get(provider)
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, turn)| self.turns.get(turn))
+    }
+}
+
+impl Tx for Model {
+    type Error = Infallible;
+
+    fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    fn conversation(&mut self, id: &ConversationId) -> Result<Option<ConversationRow>, Infallible> {
+        Ok(self.conversations.get(id).cloned())
+    }
+    fn put_conversation(&mut self, row: &ConversationRow) -> Result<(), Infallible> {
+        self.conversations.insert(row.id.clone(), row.clone());
+        Ok(())
+    }
+
+    fn turn(&mut self, id: TurnId) -> Result<Option<TurnRow>, Infallible> {
+        Ok(self.turns.get(&id).cloned())
+    }
+    fn put_turn(&mut self, row: &TurnRow) -> Result<(), Infallible> {
+        self.unlist(row.turn);
+        self.list(row);
+        self.turns.insert(row.turn, row.clone());
+        Ok(())
+    }
+    fn open_turns_of(&mut self, id: &ConversationId) -> Result<Vec<TurnId>, Infallible> {
+        Ok(self
+            .open
+            .get(id)
+            .into_iter()
+            .flatten()
+            .map(|(_, turn)| *turn)
+            .collect())
+    }
+    fn open_turns_in(&mut self, slug: &Slug) -> Result<Vec<TurnId>, Infallible> {
+        let mut turns = Vec::new();
+        for (id, open) in &self.open {
+            if self
+                .conversations
+                .get(id)
+                .is_some_and(|c| c.workspace == *slug)
+            {
+                turns.extend(open.iter().map(|(_, turn)| *turn));
+            }
+        }
+        turns.sort();
+        Ok(turns)
+    }
+    fn owned_by(&mut self, node: &str) -> Result<Vec<TurnId>, Infallible> {
+        let ours = |turn: &&TurnId| {
+            let owner = self.turns.get(*turn).and_then(|row| row.owner.as_ref());
+            owner.is_some_and(|owner| *owner.node == *node)
+        };
+        Ok(self.owned.iter().filter(ours).copied().collect())
+    }
+    fn lapsed(&mut self, now: Timestamp) -> Result<Option<TurnId>, Infallible> {
+        let lapsed = |turn: &&TurnId| {
+            self.turns
+                .get(*turn)
+                .is_some_and(|row| row.lease_until < now)
+        };
+        Ok(self.owned.iter().find(lapsed).copied())
+    }
+    fn open_turns(&mut self) -> Result<u64, Infallible> {
+        Ok(self.markers.len() as u64)
+    }
+
+    fn waiters(
+        &mut self,
+        provider: &ProviderId,
+        starred: bool,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Head>, Infallible> {
+        let due = self
+            .parked(provider)
+            .filter(|row| row.key.unstarred != starred && row.due_at <= now);
+        Ok(due
+            .filter_map(|row| {
+                let conversation = self.conversations.get(&row.conversation)?;
+                Some(Head {
+                    turn: row.turn,
+                    key: row.key,
+                    epoch: conversation.epoch,
+                })
+            })
+            .take(limit)
+            .collect())
+    }
+    fn next_due(
+        &mut self,
+        provider: &ProviderId,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, Infallible> {
+        Ok(self
+            .parked(provider)
+            .map(|row| row.due_at)
+            .filter(|due| *due > now)
+            .min())
+    }
+    fn streaming(&mut self, provider: &ProviderId) -> Result<u32, Infallible> {
+        let holds = |turn: &&TurnId| {
+            self.turns
+                .get(*turn)
+                .is_some_and(|row| row.state == TurnState::Streaming && row.provider == *provider)
+        };
+        Ok(u32::try_from(self.owned.iter().filter(holds).count()).unwrap_or(u32::MAX))
+    }
+    fn put_release(&mut self, provider: &ProviderId, at: Timestamp) -> Result<(), Infallible> {
+        const AN_HOUR_MS: u64 = 3_600_000;
+        let releases = self.releases.entry(provider.clone()).or_default();
+        let stale = releases.partition_point(|old| *old < at - AN_HOUR_MS);
+        releases.drain(..stale);
+        releases.push(at);
+        Ok(())
+    }
+    fn releases_after(
+        &mut self,
+        provider: &ProviderId,
+        since: Timestamp,
+    ) -> Result<Vec<Timestamp>, Infallible> {
+        let releases = self.releases.get(provider).into_iter().flatten();
+        Ok(releases.copied().filter(|at| *at > since).collect())
+    }
+    fn next_waiter_seq(&mut self) -> Result<u64, Infallible> {
+        self.waiter_seq += 1;
+        Ok(self.waiter_seq)
+    }
+
+    fn provider(&mut self, id: &ProviderId) -> Result<Option<ProviderRow>, Infallible> {
+        Ok(self.providers.get(id).cloned())
+    }
+    fn put_provider(&mut self, row: &ProviderRow) -> Result<(), Infallible> {
+        self.providers.insert(row.id.clone(), row.clone());
+        Ok(())
+    }
+
+    fn workspace(&mut self, slug: &Slug) -> Result<Option<WorkspaceRow>, Infallible> {
+        Ok(self.workspaces.get(slug).cloned())
+    }
+    fn put_workspace(&mut self, row: &WorkspaceRow) -> Result<(), Infallible> {
+        self.workspaces.insert(row.slug.clone(), row.clone());
+        Ok(())
+    }
+
+    fn key(&mut self, key: &str) -> Result<Option<KeyRow>, Infallible> {
+        Ok(self.keys.get(key).cloned())
+    }
+    fn put_key(&mut self, key: &str, row: &KeyRow) -> Result<(), Infallible> {
+        self.keys.insert(key.to_string(), row.clone());
+        Ok(())
+    }
+
+    fn put_event(&mut self, event: &AgentEvent) -> Result<(), Infallible> {
+        let Some(seq) = event.seq else { return Ok(()) };
+        if event.is_terminal() {
+            self.terminals.insert(event.turn, seq);
+        }
+        if let EventBody::TurnStart { .. } = event.body {
+            self.starts.insert(event.turn, seq);
+        }
+        self.events
+            .insert((event.conversation.clone(), seq), event.clone());
+        Ok(())
+    }
+    fn terminal_event(&mut self, turn: TurnId) -> Result<Option<AgentEvent>, Infallible> {
+        let (Some(row), Some(seq)) = (self.turns.get(&turn), self.terminals.get(&turn)) else {
+            return Ok(None);
+        };
+        Ok(self.events.get(&(row.conversation.clone(), *seq)).cloned())
+    }
+    fn start_seq(&mut self, turn: TurnId) -> Result<Option<u64>, Infallible> {
+        Ok(self.starts.get(&turn).copied())
+    }
+
+    fn put_marker(&mut self, turn: TurnId) -> Result<(), Infallible> {
+        self.markers.insert(turn);
+        Ok(())
+    }
+    fn take_marker(&mut self, turn: TurnId) -> Result<bool, Infallible> {
+        Ok(self.markers.remove(&turn))
+    }
+
+    fn put_item(&mut self, row: &ItemRow) -> Result<(), Infallible> {
+        self.items
+            .insert((row.conversation.clone(), row.ordinal, row.n), row.clone());
+        Ok(())
+    }
+    fn items(&mut self, id: &ConversationId, up_to: u64) -> Result<Vec<ItemRow>, Infallible> {
+        let range = (id.clone(), 0, 0)..=(id.clone(), up_to, u32::MAX);
+        Ok(self
+            .items
+            .range(range)
+            .map(|(_, row)| row.clone())
+            .collect())
+    }
+
+    fn put_call(&mut self, row: &CallRow) -> Result<(), Infallible> {
+        self.calls.insert((row.turn, row.step, row.n), row.clone());
+        Ok(())
+    }
+    fn calls(&mut self, turn: TurnId, step: u32) -> Result<Vec<CallRow>, Infallible> {
+        let range = (turn, step, 0)..=(turn, step, u32::MAX);
+        Ok(self
+            .calls
+            .range(range)
+            .map(|(_, row)| row.clone())
+            .collect())
+    }
+
+    fn put_segment(&mut self, segment: &Segment) -> Result<(), Infallible> {
+        self.segments
+            .entry(segment.turn)
+            .or_default()
+            .push(segment.clone());
+        Ok(())
+    }
+    fn segments(&mut self, turn: TurnId) -> Result<Vec<Segment>, Infallible> {
+        Ok(self.segments.get(&turn).cloned().unwrap_or_default())
+    }
+    fn drop_segments(&mut self, turn: TurnId) -> Result<(), Infallible> {
+        self.segments.remove(&turn);
+        Ok(())
+    }
+}

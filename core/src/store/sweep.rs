@@ -1,0 +1,141 @@
+//! What happens when owners die: boot, leases, sweeps (L2-L4, L6).
+
+use alloc::vec::Vec;
+
+use super::accept::new_workspace;
+use super::open::{Open, panicked, takeover_restart};
+use super::rows::{ProviderRow, TurnState};
+use super::tx::Tx;
+use super::verb::{Boot, Fence, ProviderSettings, Reply, Swept};
+use crate::event::AgentEvent;
+use crate::ids::{Owner, Slug, TurnId};
+use crate::liveness::{SweepAction, SweepPolicy, decide};
+
+pub(super) fn boot<T: Tx>(tx: &mut T, boot: &Boot) -> Result<Reply, T::Error> {
+    let default = Slug::default_workspace();
+    if tx.workspace(&default)?.is_none() {
+        let row = new_workspace(&default, tx.now());
+        tx.put_workspace(&row)?;
+    }
+    for settings in &boot.providers {
+        configure(tx, settings)?;
+    }
+    let mut events = Vec::new();
+    let mut taken_over = 0;
+    for turn in tx.owned_by(&boot.owner.node)? {
+        let Some(open) = Open::any(tx, turn)? else {
+            continue;
+        };
+        if open.turn.owner.as_ref() == Some(&boot.owner) {
+            continue;
+        }
+        let action = if boot.seal == Some(turn) {
+            SweepAction::End(panicked())
+        } else {
+            decide(&open.turn, &boot.policy)
+        };
+        events.extend(carry_out(open, action, &boot.policy)?);
+        taken_over += 1;
+    }
+    Ok(Reply::Booted { events, taken_over })
+}
+
+/// A limit set at run time outlives restarts until the configuration names another.
+fn configure<T: Tx>(tx: &mut T, settings: &ProviderSettings) -> Result<(), T::Error> {
+    let before = tx.provider(&settings.id)?;
+    let mut row = before.clone().unwrap_or_else(|| ProviderRow {
+        id: settings.id.clone(),
+        version: 0,
+        limit: settings.limit,
+        configured_limit: settings.limit,
+        cooldown_ms: settings.cooldown_ms,
+        fair: 0,
+    });
+    if row.configured_limit != settings.limit {
+        row.limit = settings.limit;
+        row.configured_limit = settings.limit;
+    }
+    row.cooldown_ms = settings.cooldown_ms;
+    if before.as_ref() != Some(&row) {
+        row.version += 1;
+        tx.put_provider(&row)?;
+    }
+    Ok(())
+}
+
+fn carry_out<T: Tx>(
+    mut open: Open<'_, T>,
+    action: SweepAction,
+    policy: &SweepPolicy,
+) -> Result<Vec<AgentEvent>, T::Error> {
+    match action {
+        SweepAction::End(terminal) => match open.end(None, &[], &terminal)? {
+            Reply::Ended { events, .. } => Ok(events),
+            _ => Ok(Vec::new()),
+        },
+        SweepAction::ParkAgain => {
+            if policy.counts {
+                open.turn.resumes += 1;
+            }
+            if open.turn.state == TurnState::Streaming {
+                let step = open.turn.step;
+                open.log(takeover_restart(step))?;
+            }
+            let due_at = open.now;
+            open.park(due_at)?;
+            open.save()
+        }
+    }
+}
+
+pub(super) fn sweep_one<T: Tx>(tx: &mut T, policy: &SweepPolicy) -> Result<Reply, T::Error> {
+    let now = tx.now();
+    let Some(turn) = tx.lapsed(now)? else {
+        return Ok(Reply::Swept(None));
+    };
+    let Some(open) = Open::any(tx, turn)? else {
+        return Ok(Reply::Swept(None));
+    };
+    let provider = open.turn.provider.clone();
+    let action = decide(&open.turn, policy);
+    let events = carry_out(open, action, policy)?;
+    Ok(Reply::Swept(Some(Swept {
+        turn,
+        provider,
+        events,
+    })))
+}
+
+pub(super) fn renew<T: Tx>(
+    tx: &mut T,
+    owner: &Owner,
+    turns: &[Fence],
+    lease_ms: u64,
+) -> Result<Reply, T::Error> {
+    let now = tx.now();
+    let mut renewed = Vec::with_capacity(turns.len());
+    for fence in turns {
+        let Some(mut open) = Open::at_fence(tx, *fence)? else {
+            continue;
+        };
+        if open.turn.owner.as_ref() == Some(owner) {
+            open.turn.lease_until = open.turn.lease_until.max(now + lease_ms);
+            let row = open.turn;
+            tx.put_turn(&row)?;
+            renewed.push(*fence);
+        }
+    }
+    Ok(Reply::Renewed(renewed))
+}
+
+pub(super) fn requests<T: Tx>(tx: &mut T, turns: &[Fence]) -> Result<Reply, T::Error> {
+    let mut aborts = Vec::new();
+    let mut lost: Vec<TurnId> = Vec::new();
+    for fence in turns {
+        match Open::at_fence(tx, *fence)? {
+            Some(open) => aborts.extend(open.turn.abort.map(|abort| (fence.turn, abort))),
+            None => lost.push(fence.turn),
+        }
+    }
+    Ok(Reply::Requests { aborts, lost })
+}

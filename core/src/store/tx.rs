@@ -1,0 +1,127 @@
+//! The primitives that a store supplies: rows by key, and a handful of ordered
+//! look-ups. No primitive decides anything.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::rows::{
+    CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, Segment, TurnRow, WorkspaceRow,
+};
+use crate::admission::Head;
+use crate::event::AgentEvent;
+use crate::ids::{ConversationId, ProviderId, Slug, TurnId};
+use crate::time::Timestamp;
+
+/// One open transaction. Reads see its own writes; whatever is read for a
+/// decision stays locked until the end.
+pub trait Tx {
+    /// What can go wrong below.
+    type Error;
+
+    /// Store time: the same for the whole transaction.
+    fn now(&self) -> Timestamp;
+
+    /// A conversation.
+    fn conversation(&mut self, id: &ConversationId)
+    -> Result<Option<ConversationRow>, Self::Error>;
+    /// Inserts or replaces a conversation.
+    fn put_conversation(&mut self, row: &ConversationRow) -> Result<(), Self::Error>;
+
+    /// A turn.
+    fn turn(&mut self, id: TurnId) -> Result<Option<TurnRow>, Self::Error>;
+    /// Inserts or replaces a turn.
+    fn put_turn(&mut self, row: &TurnRow) -> Result<(), Self::Error>;
+    /// A conversation's turns without a terminal event, by ordinal.
+    fn open_turns_of(&mut self, id: &ConversationId) -> Result<Vec<TurnId>, Self::Error>;
+    /// A workspace's turns without a terminal event, by id.
+    fn open_turns_in(&mut self, slug: &Slug) -> Result<Vec<TurnId>, Self::Error>;
+    /// Owned turns (`streaming`, `tools`) of a node, by id.
+    fn owned_by(&mut self, node: &str) -> Result<Vec<TurnId>, Self::Error>;
+    /// Some owned turn whose lease ended before `now`.
+    fn lapsed(&mut self, now: Timestamp) -> Result<Option<TurnId>, Self::Error>;
+    /// How many turns have no terminal event: how many markers there are.
+    fn open_turns(&mut self) -> Result<u64, Self::Error>;
+
+    /// Parked turns of a provider, starred or not, due by `now`; by
+    /// [`WaiterKey`](crate::admission::WaiterKey), `limit` at most. The head's
+    /// epoch is its conversation's.
+    fn waiters(
+        &mut self,
+        provider: &ProviderId,
+        starred: bool,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Head>, Self::Error>;
+    /// The earliest due time after `now` among a provider's parked turns.
+    fn next_due(
+        &mut self,
+        provider: &ProviderId,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, Self::Error>;
+    /// How many turns of a provider are `streaming`.
+    fn streaming(&mut self, provider: &ProviderId) -> Result<u32, Self::Error>;
+    /// Notes that a slot was left; notes older than an hour may be forgotten.
+    fn put_release(&mut self, provider: &ProviderId, at: Timestamp) -> Result<(), Self::Error>;
+    /// When slots were left after `since`, each one, oldest first.
+    fn releases_after(
+        &mut self,
+        provider: &ProviderId,
+        since: Timestamp,
+    ) -> Result<Vec<Timestamp>, Self::Error>;
+    /// The next number of a store-wide, strictly rising sequence.
+    fn next_waiter_seq(&mut self) -> Result<u64, Self::Error>;
+
+    /// A provider's row.
+    fn provider(&mut self, id: &ProviderId) -> Result<Option<ProviderRow>, Self::Error>;
+    /// Inserts or replaces a provider's row.
+    fn put_provider(&mut self, row: &ProviderRow) -> Result<(), Self::Error>;
+
+    /// A workspace.
+    fn workspace(&mut self, slug: &Slug) -> Result<Option<WorkspaceRow>, Self::Error>;
+    /// Inserts or replaces a workspace.
+    fn put_workspace(&mut self, row: &WorkspaceRow) -> Result<(), Self::Error>;
+
+    /// What an idempotency key stands for.
+    fn key(&mut self, key: &str) -> Result<Option<KeyRow>, Self::Error>;
+    /// Remembers an idempotency key.
+    fn put_key(&mut self, key: &str, row: &KeyRow) -> Result<(), Self::Error>;
+
+    /// Appends a logged event; its `seq` is set and unused.
+    fn put_event(&mut self, event: &AgentEvent) -> Result<(), Self::Error>;
+    /// A turn's terminal event.
+    fn terminal_event(&mut self, turn: TurnId) -> Result<Option<AgentEvent>, Self::Error>;
+    /// The sequence number of a turn's `turn-start`.
+    fn start_seq(&mut self, turn: TurnId) -> Result<Option<u64>, Self::Error>;
+
+    /// Arms the marker of a turn (L1).
+    fn put_marker(&mut self, turn: TurnId) -> Result<(), Self::Error>;
+    /// Deletes the marker; `false` when there was none: the election is lost.
+    fn take_marker(&mut self, turn: TurnId) -> Result<bool, Self::Error>;
+
+    /// Appends an item to a transcript.
+    fn put_item(&mut self, row: &ItemRow) -> Result<(), Self::Error>;
+    /// A transcript up to and including the turn of that ordinal, by ordinal, then `n`.
+    fn items(&mut self, id: &ConversationId, up_to: u64) -> Result<Vec<ItemRow>, Self::Error>;
+
+    /// Inserts or replaces a tool call.
+    fn put_call(&mut self, row: &CallRow) -> Result<(), Self::Error>;
+    /// A turn's tool calls of one step, by `n`.
+    fn calls(&mut self, turn: TurnId, step: u32) -> Result<Vec<CallRow>, Self::Error>;
+
+    /// Appends a segment of an open step.
+    fn put_segment(&mut self, segment: &Segment) -> Result<(), Self::Error>;
+    /// A turn's segments, in order of arrival.
+    fn segments(&mut self, turn: TurnId) -> Result<Vec<Segment>, Self::Error>;
+    /// Forgets them.
+    fn drop_segments(&mut self, turn: TurnId) -> Result<(), Self::Error>;
+}
+
+/// The title of a conversation that was not given one: its first message's
+/// beginning, on one line (C2).
+pub(crate) fn title_of(message: &str) -> String {
+    let line: String = message
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    line.trim().chars().take(80).collect()
+}

@@ -1,0 +1,74 @@
+//! Workspaces, stars and limits: each change re-orders what waits in the same
+//! transaction (A1, A3, C3).
+
+use alloc::borrow::ToOwned;
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+use super::accept::new_workspace;
+use super::tx::Tx;
+use super::verb::Reply;
+use crate::ids::{ProviderId, Slug};
+
+pub(super) fn put<T: Tx>(
+    tx: &mut T,
+    slug: &Slug,
+    title: Option<&str>,
+    cwd: Option<&str>,
+) -> Result<Reply, T::Error> {
+    let mut row = match tx.workspace(slug)? {
+        Some(row) => row,
+        None => new_workspace(slug, tx.now()),
+    };
+    if let Some(title) = title {
+        row.title = Some(title.to_owned());
+    }
+    if let Some(cwd) = cwd {
+        row.cwd = Some(cwd.to_owned());
+    }
+    tx.put_workspace(&row)?;
+    Ok(Reply::Workspace(row))
+}
+
+pub(super) fn star<T: Tx>(tx: &mut T, slug: &Slug, starred: bool) -> Result<Reply, T::Error> {
+    let Some(mut row) = tx.workspace(slug)? else {
+        return Ok(Reply::NotFound);
+    };
+    if row.starred == starred {
+        return Ok(Reply::Workspace(row));
+    }
+    let mut lines: BTreeSet<ProviderId> = BTreeSet::new();
+    for turn in tx.open_turns_in(slug)? {
+        let Some(mut turn) = tx.turn(turn)? else {
+            continue;
+        };
+        turn.key.unstarred = !starred;
+        tx.put_turn(&turn)?;
+        lines.insert(turn.provider);
+    }
+    for line in lines {
+        if let Some(mut provider) = tx.provider(&line)? {
+            provider.version += 1;
+            tx.put_provider(&provider)?;
+        }
+    }
+    row.starred = starred;
+    tx.put_workspace(&row)?;
+    Ok(Reply::Workspace(row))
+}
+
+pub(super) fn set_limit<T: Tx>(
+    tx: &mut T,
+    provider: &ProviderId,
+    limit: u32,
+) -> Result<Reply, T::Error> {
+    let Some(mut row) = tx.provider(provider)? else {
+        return Ok(Reply::NotFound);
+    };
+    if row.limit != limit {
+        row.limit = limit;
+        row.version += 1;
+        tx.put_provider(&row)?;
+    }
+    Ok(Reply::Landed { events: Vec::new() })
+}
