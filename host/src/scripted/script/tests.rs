@@ -207,3 +207,21 @@ fn a_mistake_is_told_with_its_place_and_the_remedy() {
         assert!(message.contains(remedy), "{script}: {message}");
     }
 }
+
+#[test]
+fn every_script_in_the_notes_can_be_followed() {
+    let notes = include_str!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../notes/scripted-provider.md"
+    ));
+    let mut count = 0;
+    for example in notes.split("\nscript: ").skip(1) {
+        let plan = Plan::in_message(&format!("script: {example}"));
+        assert!(matches!(plan, Some(Ok(_))), "{example:.80}: {plan:?}");
+        count += 1;
+    }
+    assert_eq!(count, 16);
+    let (_, file) = notes.split_once("```json\n").unwrap();
+    let (file, _) = file.split_once("```").unwrap();
+    Script::parse(file).unwrap();
+}
