@@ -62,7 +62,11 @@ impl Timers {
 
     /// Arms unless an earlier deadline stands.
     pub(crate) fn arm_by(&mut self, wake: Wake, at: Instant) {
-        if self.by_wake.get(&wake).is_none_or(|standing| *standing > at) {
+        if self
+            .by_wake
+            .get(&wake)
+            .is_none_or(|standing| *standing > at)
+        {
             self.arm(wake, at);
         }
     }
@@ -172,7 +176,10 @@ impl Kit {
 
     /// Names a new effect and remembers whom it concerns.
     pub(crate) fn register(&mut self, flight: Flight) -> EffectId {
-        let id = EffectId { incarnation: self.incarnation, n: self.number() };
+        let id = EffectId {
+            incarnation: self.incarnation,
+            n: self.number(),
+        };
         self.flights.insert(id, flight);
         id
     }
@@ -183,17 +190,37 @@ impl Kit {
 
     pub(crate) fn publish(&mut self, events: Vec<AgentEvent>) {
         for event in events {
-            self.emit(Effect::Publish { event: Box::new(event) });
+            self.emit(Effect::Publish {
+                event: Box::new(event),
+            });
         }
     }
 
     pub(crate) fn trace(&mut self, code: &str, message: String) {
-        self.emit(Effect::Trace { code: code.to_string(), message });
+        self.emit(Effect::Trace {
+            code: code.to_string(),
+            message,
+        });
     }
 
     /// Asks the store; the outcome goes to `purpose`.
-    pub(crate) fn ask(&mut self, now: Now, store_ms: u64, purpose: Purpose, verb: Verb) -> EffectId {
-        self.send(now, store_ms, Ask { verb, purpose, first_asked_at: now.mono, tries: 0 })
+    pub(crate) fn ask(
+        &mut self,
+        now: Now,
+        store_ms: u64,
+        purpose: Purpose,
+        verb: Verb,
+    ) -> EffectId {
+        self.send(
+            now,
+            store_ms,
+            Ask {
+                verb,
+                purpose,
+                first_asked_at: now.mono,
+                tries: 0,
+            },
+        )
     }
 
     pub(crate) fn send(&mut self, now: Now, store_ms: u64, ask: Ask) -> EffectId {
@@ -240,6 +267,7 @@ pub(crate) struct Ctx<'a> {
 
 impl Ctx<'_> {
     pub(crate) fn ask(&mut self, purpose: Purpose, verb: Verb) -> EffectId {
-        self.kit.ask(self.now, self.config.deadlines.store_ms, purpose, verb)
+        self.kit
+            .ask(self.now, self.config.deadlines.store_ms, purpose, verb)
     }
 }

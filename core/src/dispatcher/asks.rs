@@ -14,12 +14,17 @@ use crate::turn::Stretch;
 impl Dispatcher {
     pub(super) fn stored(&mut self, id: EffectId, outcome: Outcome) {
         // No entry: its deadline has passed, or its turn is owned no more.
-        let Some(ask) = self.kit.take_ask(id) else { return };
+        let Some(ask) = self.kit.take_ask(id) else {
+            return;
+        };
         match outcome {
             Ok(reply) => self.answered(ask, reply),
             Err(fault) => {
                 if let StoreFault::Failed(message) = &fault {
-                    self.kit.trace("store-failed", alloc::format!("{}: {message}", ask.verb.name()));
+                    self.kit.trace(
+                        "store-failed",
+                        alloc::format!("{}: {message}", ask.verb.name()),
+                    );
                 }
                 self.unanswered(ask, false);
             }
@@ -63,7 +68,10 @@ impl Dispatcher {
                 if in_time && lands_once(&ask.verb, may_land_yet) {
                     self.kit.ask_again_later(self.now, ask);
                 } else {
-                    self.kit.emit(Effect::Answer { id: *id, answer: Answer::Unconfirmed });
+                    self.kit.emit(Effect::Answer {
+                        id: *id,
+                        answer: Answer::Unconfirmed,
+                    });
                 }
             }
             Purpose::View(provider) => {
@@ -83,7 +91,9 @@ impl Dispatcher {
             Purpose::View(provider) => self.viewed(&provider, reply),
             Purpose::Grants(provider) => self.granted(&provider, reply, ask.first_asked_at),
             Purpose::Turn(turn) => {
-                self.on_turn(turn, |stretch: &mut Stretch, ctx| stretch.replied(ctx, reply, asked_again));
+                self.on_turn(turn, |stretch: &mut Stretch, ctx| {
+                    stretch.replied(ctx, reply, asked_again)
+                });
             }
             Purpose::Renew => self.renewed(ask.verb, reply, ask.first_asked_at),
             Purpose::Requests => self.requests_read(reply),

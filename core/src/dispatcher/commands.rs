@@ -25,14 +25,21 @@ impl Dispatcher {
         let verb = match command {
             Command::Submit(_) if self.stage != Stage::Serving => Err(Answer::ShuttingDown),
             Command::Submit(submit) => self.accept(*submit).map_err(Answer::Invalid),
-            Command::Abort { turn, conversation, by, reason } => Ok(Verb::RequestAbort(AbortOf {
+            Command::Abort {
+                turn,
+                conversation,
+                by,
+                reason,
+            } => Ok(Verb::RequestAbort(AbortOf {
                 turn,
                 conversation,
                 by,
                 reason,
                 patience_ms: self.config.abort_patience_ms,
             })),
-            Command::PutWorkspace { slug, title, cwd } => Ok(Verb::PutWorkspace { slug, title, cwd }),
+            Command::PutWorkspace { slug, title, cwd } => {
+                Ok(Verb::PutWorkspace { slug, title, cwd })
+            }
             Command::Star { slug, starred } => Ok(Verb::Star { slug, starred }),
             Command::SetLimit { limit: 0, .. } => Err(Answer::Invalid(Invalid::ZeroLimit)),
             Command::SetLimit { provider, limit } => Ok(Verb::SetLimit { provider, limit }),
@@ -73,7 +80,10 @@ impl Dispatcher {
             }
             Reply::NotFound => Answer::NotFound,
             other => {
-                self.kit.trace("unexpected-reply", alloc::format!("command {}: {other:?}", id.0));
+                self.kit.trace(
+                    "unexpected-reply",
+                    alloc::format!("command {}: {other:?}", id.0),
+                );
                 Answer::Unconfirmed
             }
         };
@@ -90,10 +100,16 @@ impl Dispatcher {
             return Err(Invalid::EmptyMessage);
         }
         if submit.message.len() > limit_bytes {
-            return Err(Invalid::MessageTooLong { bytes: submit.message.len(), limit_bytes });
+            return Err(Invalid::MessageTooLong {
+                bytes: submit.message.len(),
+                limit_bytes,
+            });
         }
         let default_model = self.default_model()?;
-        let model = submit.model.map(|model| self.resolve_model(&model)).transpose()?;
+        let model = submit
+            .model
+            .map(|model| self.resolve_model(&model))
+            .transpose()?;
         let wall_ms = self.now.wall.0;
         let turn = TurnId(time_ordered(wall_ms, self.kit.random()));
         let conversation = match submit.conversation {
@@ -124,17 +140,35 @@ impl Dispatcher {
     fn resolve_model(&self, text: &str) -> Result<(ProviderId, String), Invalid> {
         let (default, _) = self.default_model()?;
         if let Some((provider, model)) = text.split_once('/') {
-            let known = ProviderId::try_from(provider).ok().filter(|id| self.config.provider(id).is_some());
+            let known = ProviderId::try_from(provider)
+                .ok()
+                .filter(|id| self.config.provider(id).is_some());
             return match known {
                 Some(id) if !model.is_empty() => Ok((id, model.to_string())),
                 Some(_) => Err(Invalid::EmptyModel),
-                None if self.config.providers.iter().any(|p| p.models.iter().any(|m| m == text)) => {
-                    let owner = self.config.providers.iter().find(|p| p.models.iter().any(|m| m == text));
-                    Ok((owner.map_or(default, |p| p.settings.id.clone()), text.to_string()))
+                None if self
+                    .config
+                    .providers
+                    .iter()
+                    .any(|p| p.models.iter().any(|m| m == text)) =>
+                {
+                    let owner = self
+                        .config
+                        .providers
+                        .iter()
+                        .find(|p| p.models.iter().any(|m| m == text));
+                    Ok((
+                        owner.map_or(default, |p| p.settings.id.clone()),
+                        text.to_string(),
+                    ))
                 }
                 None => Err(Invalid::UnknownProvider(provider.to_string())),
             };
         }
-        if text.is_empty() { Err(Invalid::EmptyModel) } else { Ok((default, text.to_string())) }
+        if text.is_empty() {
+            Err(Invalid::EmptyModel)
+        } else {
+            Ok((default, text.to_string()))
+        }
     }
 }

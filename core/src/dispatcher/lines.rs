@@ -30,7 +30,9 @@ impl Dispatcher {
     }
 
     pub(super) fn look(&mut self, provider: &ProviderId) {
-        let Some(line) = self.lines.get_mut(provider) else { return };
+        let Some(line) = self.lines.get_mut(provider) else {
+            return;
+        };
         if self.stage != Stage::Serving {
             return;
         }
@@ -38,9 +40,14 @@ impl Dispatcher {
             line.dirty = true;
             return;
         }
-        *line = Line { looking: true, dirty: false };
+        *line = Line {
+            looking: true,
+            dirty: false,
+        };
         self.kit.timers.disarm(&Wake::LookDue(provider.clone()));
-        let verb = Verb::AdmissionView { provider: provider.clone() };
+        let verb = Verb::AdmissionView {
+            provider: provider.clone(),
+        };
         self.ctx().ask(Purpose::View(provider.clone()), verb);
     }
 
@@ -60,10 +67,14 @@ impl Dispatcher {
     }
 
     pub(super) fn viewed(&mut self, provider: &ProviderId, reply: Reply) {
-        let Reply::View(view) = reply else { return self.looked(provider, self.config.ask_ms) };
+        let Reply::View(view) = reply else {
+            return self.looked(provider, self.config.ask_ms);
+        };
         let plan = plan_grants(&view);
         if plan.grants.is_empty() || self.stage != Stage::Serving {
-            let sooner_ms = plan.look_again_at.map_or(u64::MAX, |at| at.since_ms(view.now).max(1));
+            let sooner_ms = plan
+                .look_again_at
+                .map_or(u64::MAX, |at| at.since_ms(view.now).max(1));
             return self.looked(provider, sooner_ms.min(self.config.ask_ms));
         }
         let full = plan.grants.len() >= HEADS;
@@ -104,7 +115,9 @@ impl Dispatcher {
 
     /// A look has ended: the next one is due, at once if something has moved.
     fn looked(&mut self, provider: &ProviderId, next_ms: u64) {
-        let Some(line) = self.lines.get_mut(provider) else { return };
+        let Some(line) = self.lines.get_mut(provider) else {
+            return;
+        };
         let dirty = core::mem::take(&mut line.dirty);
         line.looking = false;
         if dirty {

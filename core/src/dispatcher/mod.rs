@@ -67,7 +67,10 @@ impl Dispatcher {
     /// input it was, which is sealed; for the others it does not count as a
     /// resume (L7). `config.owner.incarnation` must have risen.
     pub fn rebuilt(config: Config, seed: [u8; 32], now: Now, seal: Option<TurnId>) -> Self {
-        let policy = crate::liveness::SweepPolicy { counts: false, ..config.sweep_policy() };
+        let policy = crate::liveness::SweepPolicy {
+            counts: false,
+            ..config.sweep_policy()
+        };
         Dispatcher::boot(config, seed, now, policy, seal)
     }
 
@@ -81,12 +84,25 @@ impl Dispatcher {
         let mut kit = Kit::new(seed, config.owner.incarnation);
         let boot = Boot {
             owner: config.owner.clone(),
-            providers: config.providers.iter().map(|p| p.settings.clone()).collect(),
+            providers: config
+                .providers
+                .iter()
+                .map(|p| p.settings.clone())
+                .collect(),
             policy,
             seal,
         };
-        kit.ask(now, config.deadlines.store_ms, Purpose::Boot, Verb::Boot(boot));
-        let lines = config.providers.iter().map(|p| (p.settings.id.clone(), Line::default())).collect();
+        kit.ask(
+            now,
+            config.deadlines.store_ms,
+            Purpose::Boot,
+            Verb::Boot(boot),
+        );
+        let lines = config
+            .providers
+            .iter()
+            .map(|p| (p.settings.id.clone(), Line::default()))
+            .collect();
         Dispatcher {
             config,
             now,
@@ -100,7 +116,10 @@ impl Dispatcher {
 
     /// The only mutator. Whatever is due by `now` happens before the input does.
     pub fn handle(&mut self, now: Now, input: Input) {
-        self.now = Now { mono: now.mono.max(self.now.mono), wall: now.wall };
+        self.now = Now {
+            mono: now.mono.max(self.now.mono),
+            wall: now.wall,
+        };
         while let Some(wake) = self.kit.timers.pop_due(self.now.mono) {
             self.wake(wake);
         }
@@ -125,7 +144,11 @@ impl Dispatcher {
 
     /// Entries held in memory: what must stay bounded.
     pub fn footprint(&self) -> usize {
-        self.turns.len() + self.kit.flights.len() + self.kit.timers.len() + self.kit.pausing.len() + self.early.len()
+        self.turns.len()
+            + self.kit.flights.len()
+            + self.kit.timers.len()
+            + self.kit.pausing.len()
+            + self.early.len()
     }
 
     /// Every invariant.
@@ -134,36 +157,56 @@ impl Dispatcher {
     /// The first one that does not hold.
     pub fn check(&self) -> Result<(), Broken> {
         for (turn, stretch) in &self.turns {
-            stretch.check(&self.kit).map_err(|what| Broken { what, turn: Some(*turn) })?;
+            stretch.check(&self.kit).map_err(|what| Broken {
+                what,
+                turn: Some(*turn),
+            })?;
         }
         for flight in self.kit.flights.values() {
-            let (Flight::Stream(turn) | Flight::Tool(turn, _) | Flight::Reap(turn, _)) = flight else {
-                continue;
-            };
-            if !self.turns.contains_key(turn) {
-                return Err(Broken { what: "an effect in flight for a turn that is not owned", turn: Some(*turn) });
-            }
-        }
-        for wake in self.kit.timers.iter() {
-            let (Wake::StreamDue(turn) | Wake::ToolDue(turn, _) | Wake::FenceDue(turn) | Wake::HardLimitDue(turn)) = wake
+            let (Flight::Stream(turn) | Flight::Tool(turn, _) | Flight::Reap(turn, _)) = flight
             else {
                 continue;
             };
             if !self.turns.contains_key(turn) {
-                return Err(Broken { what: "a timer for a turn that is not owned", turn: Some(*turn) });
+                return Err(Broken {
+                    what: "an effect in flight for a turn that is not owned",
+                    turn: Some(*turn),
+                });
+            }
+        }
+        for wake in self.kit.timers.iter() {
+            let (Wake::StreamDue(turn)
+            | Wake::ToolDue(turn, _)
+            | Wake::FenceDue(turn)
+            | Wake::HardLimitDue(turn)) = wake
+            else {
+                continue;
+            };
+            if !self.turns.contains_key(turn) {
+                return Err(Broken {
+                    what: "a timer for a turn that is not owned",
+                    turn: Some(*turn),
+                });
             }
         }
         if self.stage == Stage::Serving
             && let Some(id) = self.lines.keys().find(|id| !self.is_watched(id))
         {
             let _ = id;
-            return Err(Broken { what: "a provider's line that nobody looks at", turn: None });
+            return Err(Broken {
+                what: "a provider's line that nobody looks at",
+                turn: None,
+            });
         }
         Ok(())
     }
 
     fn ctx(&mut self) -> Ctx<'_> {
-        Ctx { config: &self.config, now: self.now, kit: &mut self.kit }
+        Ctx {
+            config: &self.config,
+            now: self.now,
+            kit: &mut self.kit,
+        }
     }
 
     fn take(&mut self, input: Input) {
@@ -171,7 +214,11 @@ impl Dispatcher {
             Input::Tick => {}
             Input::Command { id, command } => self.command(id, command),
             Input::Stored { id, outcome } => self.stored(id, outcome),
-            Input::ProviderHead { id, status, headers } => {
+            Input::ProviderHead {
+                id,
+                status,
+                headers,
+            } => {
                 self.on_stream(id, |stretch, ctx| stretch.head(ctx, status, headers));
             }
             Input::ProviderBytes { id, bytes } => {
@@ -181,10 +228,17 @@ impl Dispatcher {
             Input::ProviderFailed { id, kind, message } => {
                 self.stream_over(id, |stretch, ctx| stretch.broke(ctx, kind, &message));
             }
-            Input::ToolOutput { id, stream, offset, text } => {
+            Input::ToolOutput {
+                id,
+                stream,
+                offset,
+                text,
+            } => {
                 if let Some(Flight::Tool(turn, n)) = self.kit.flights.get(&id) {
                     let (turn, n) = (*turn, *n);
-                    self.on_turn(turn, |stretch, ctx| stretch.tool_output(ctx, n, stream, offset, text));
+                    self.on_turn(turn, |stretch, ctx| {
+                        stretch.tool_output(ctx, n, stream, offset, text)
+                    });
                 }
             }
             Input::ToolDone { id, end } => self.tool_done(id, end),
@@ -220,8 +274,14 @@ impl Dispatcher {
     /// Lets a stretch move, then does what its move asks for. An input for a
     /// turn that is not owned any more is late, and dropped.
     fn on_turn(&mut self, turn: TurnId, act: impl FnOnce(&mut Stretch, &mut Ctx<'_>) -> Moved) {
-        let mut ctx = Ctx { config: &self.config, now: self.now, kit: &mut self.kit };
-        let Some(stretch) = self.turns.get_mut(&turn) else { return };
+        let mut ctx = Ctx {
+            config: &self.config,
+            now: self.now,
+            kit: &mut self.kit,
+        };
+        let Some(stretch) = self.turns.get_mut(&turn) else {
+            return;
+        };
         match act(stretch, &mut ctx) {
             Moved::On => {}
             Moved::SlotFreed => self.look_everywhere(),
@@ -268,16 +328,30 @@ impl Dispatcher {
         match self.kit.flights.get(&id) {
             Some(Flight::Verb(_)) => self.verb_due(id),
             Some(Flight::Stream(_)) => self.stream_over(id, |stretch, ctx| {
-                stretch.broke(ctx, FailKind::Transport, "the server's own client failed; its log says why")
+                stretch.broke(
+                    ctx,
+                    FailKind::Transport,
+                    "the server's own client failed; its log says why",
+                )
             }),
             Some(Flight::Tool(..)) => {
                 let output = "the tool itself failed; the server's log says why".into();
-                self.tool_done(id, ToolEnd { ok: false, output, duration_ms: 0, spilled: None });
+                self.tool_done(
+                    id,
+                    ToolEnd {
+                        ok: false,
+                        output,
+                        duration_ms: 0,
+                        spilled: None,
+                    },
+                );
             }
             Some(Flight::Reap(turn, n)) => {
                 let (turn, n) = (*turn, *n);
                 self.kit.flights.remove(&id);
-                self.on_turn(turn, |stretch, ctx| stretch.reaped(ctx, n, crate::io::Found::Nothing));
+                self.on_turn(turn, |stretch, ctx| {
+                    stretch.reaped(ctx, n, crate::io::Found::Nothing)
+                });
             }
             None => {}
         }

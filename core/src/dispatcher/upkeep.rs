@@ -13,7 +13,9 @@ use crate::time::Instant;
 impl Dispatcher {
     pub(super) fn begin_upkeep(&mut self) {
         let lease = self.config.lease;
-        self.kit.timers.arm_by(Wake::RenewDue, self.now.mono + lease.renew_ms);
+        self.kit
+            .timers
+            .arm_by(Wake::RenewDue, self.now.mono + lease.renew_ms);
         self.kit.timers.arm_by(Wake::SweepDue, self.now.mono + 1);
     }
 
@@ -27,7 +29,11 @@ impl Dispatcher {
         let due = self.now.mono + self.config.lease.renew_ms;
         self.kit.timers.arm(Wake::RenewDue, due);
         let now = self.now.mono;
-        let ctx = crate::kit::Ctx { config: &self.config, now: self.now, kit: &mut self.kit };
+        let ctx = crate::kit::Ctx {
+            config: &self.config,
+            now: self.now,
+            kit: &mut self.kit,
+        };
         let turns: Vec<Fence> = self
             .turns
             .values()
@@ -38,17 +44,34 @@ impl Dispatcher {
             return;
         }
         let (owner, lease_ms) = (self.config.owner.clone(), self.config.lease.lease_ms);
-        self.ctx().ask(Purpose::Renew, Verb::Renew { owner, turns, lease_ms });
+        self.ctx().ask(
+            Purpose::Renew,
+            Verb::Renew {
+                owner,
+                turns,
+                lease_ms,
+            },
+        );
     }
 
     pub(super) fn renewed(&mut self, asked: Verb, reply: Reply, asked_at: Instant) {
-        let (Verb::Renew { turns, .. }, Reply::Renewed(renewed)) = (asked, reply) else { return };
+        let (Verb::Renew { turns, .. }, Reply::Renewed(renewed)) = (asked, reply) else {
+            return;
+        };
         for fence in turns {
-            let Some(stretch) = self.turns.get(&fence.turn).filter(|s| s.epoch == fence.epoch) else {
+            let Some(stretch) = self
+                .turns
+                .get(&fence.turn)
+                .filter(|s| s.epoch == fence.epoch)
+            else {
                 continue;
             };
             if renewed.contains(&fence) {
-                let mut ctx = crate::kit::Ctx { config: &self.config, now: self.now, kit: &mut self.kit };
+                let mut ctx = crate::kit::Ctx {
+                    config: &self.config,
+                    now: self.now,
+                    kit: &mut self.kit,
+                };
                 stretch.lease_confirmed(&mut ctx, asked_at);
             } else {
                 self.lost(fence.turn);
@@ -68,10 +91,15 @@ impl Dispatcher {
 
     /// A lease was not confirmed in time: stop before anyone else may start (L2).
     pub(super) fn fence_off(&mut self, turn: TurnId) {
-        let mut ctx = crate::kit::Ctx { config: &self.config, now: self.now, kit: &mut self.kit };
+        let mut ctx = crate::kit::Ctx {
+            config: &self.config,
+            now: self.now,
+            kit: &mut self.kit,
+        };
         if let Some(stretch) = self.turns.get_mut(&turn) {
             stretch.fence_off(&mut ctx);
-            self.kit.trace("lease-unconfirmed", alloc::format!("turn {turn} is let go"));
+            self.kit
+                .trace("lease-unconfirmed", alloc::format!("turn {turn} is let go"));
             self.drop_stretch(turn);
         }
     }
@@ -88,7 +116,9 @@ impl Dispatcher {
 
     /// One marker a transaction; on to the next while there are any.
     pub(super) fn swept(&mut self, reply: Reply) {
-        let Reply::Swept(Some(swept)) = reply else { return };
+        let Reply::Swept(Some(swept)) = reply else {
+            return;
+        };
         self.kit.publish(swept.events);
         self.look(&swept.provider);
         self.kit.timers.arm(Wake::SweepDue, self.now.mono);
@@ -115,12 +145,19 @@ impl Dispatcher {
     }
 
     pub(super) fn requests_read(&mut self, reply: Reply) {
-        let Reply::Requests { aborts, lost } = reply else { return };
+        let Reply::Requests { aborts, lost } = reply else {
+            return;
+        };
         for (turn, abort) in aborts {
-            self.on_turn(turn, |stretch, ctx| stretch.abort(ctx, abort.by, abort.reason));
+            self.on_turn(turn, |stretch, ctx| {
+                stretch.abort(ctx, abort.by, abort.reason)
+            });
         }
         for fence in lost {
-            let still_that = self.turns.get(&fence.turn).is_some_and(|s| s.epoch == fence.epoch);
+            let still_that = self
+                .turns
+                .get(&fence.turn)
+                .is_some_and(|s| s.epoch == fence.epoch);
             let busy = self.turns.get(&fence.turn).is_some_and(|s| s.is_writing());
             // A write in flight may be what let the turn go; its reply will tell.
             if still_that && !busy {
@@ -130,17 +167,24 @@ impl Dispatcher {
     }
 
     pub(super) fn checkpoint(&mut self) {
-        let segments: Vec<_> = self.turns.values().filter_map(|stretch| stretch.unsaved()).collect();
+        let segments: Vec<_> = self
+            .turns
+            .values()
+            .filter_map(|stretch| stretch.unsaved())
+            .collect();
         if segments.is_empty() {
             return;
         }
         let due = self.now.mono + self.config.checkpoint_ms;
         self.kit.timers.arm_by(Wake::CheckpointDue, due);
-        self.ctx().ask(Purpose::Checkpoint, Verb::Checkpoint { segments });
+        self.ctx()
+            .ask(Purpose::Checkpoint, Verb::Checkpoint { segments });
     }
 
     pub(super) fn checkpointed(&mut self, asked: Verb, reply: Reply) {
-        let (Verb::Checkpoint { segments }, Reply::Landed { .. }) = (asked, reply) else { return };
+        let (Verb::Checkpoint { segments }, Reply::Landed { .. }) = (asked, reply) else {
+            return;
+        };
         for segment in &segments {
             if let Some(stretch) = self.turns.get_mut(&segment.turn) {
                 stretch.saved(segment);
@@ -153,7 +197,9 @@ impl Dispatcher {
         match self.stage {
             Stage::Booting | Stage::Serving => {
                 self.stage = Stage::Draining;
-                self.kit.timers.arm(Wake::DrainDue, self.now.mono + DRAIN_MS);
+                self.kit
+                    .timers
+                    .arm(Wake::DrainDue, self.now.mono + DRAIN_MS);
             }
             Stage::Draining | Stage::Drained => {}
         }

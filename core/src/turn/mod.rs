@@ -24,7 +24,7 @@ use crate::ids::{ConversationId, EffectId, Epoch, ProviderId, TurnId};
 use crate::io::Effect;
 use crate::kit::{Ctx, Purpose, Wake};
 use crate::store::{
-    Election, Failure, Fence, Granted, Loaded, Reply, RetryState, Restarts, Segment, StepRecord,
+    Election, Failure, Fence, Granted, Loaded, Reply, Restarts, RetryState, Segment, StepRecord,
     Terminal, ToolAnswer, Verb,
 };
 use crate::time::{Instant, Timestamp};
@@ -107,7 +107,11 @@ struct World {
 impl Stretch {
     /// Starts a stretch: from the store, like every one.
     pub(crate) fn start(ctx: &mut Ctx<'_>, granted: Granted, asked_at: Instant) -> Stretch {
-        let Granted { turn, conversation, epoch } = granted;
+        let Granted {
+            turn,
+            conversation,
+            epoch,
+        } = granted;
         let mut stretch = Stretch {
             turn,
             conversation,
@@ -125,7 +129,10 @@ impl Stretch {
     }
 
     pub(crate) fn fence(&self) -> Fence {
-        Fence { turn: self.turn, epoch: self.epoch }
+        Fence {
+            turn: self.turn,
+            epoch: self.epoch,
+        }
     }
 
     /// The store has confirmed the lease with a verb asked at `asked_at`.
@@ -164,7 +171,9 @@ impl Stretch {
             (_, Reply::Fenced) => {
                 // Either someone else owns the turn, or this very verb landed
                 // unheard and let it go: both ways it is not ours any more.
-                ctx.kit.emit(Effect::Wake { conversation: self.conversation.clone() });
+                ctx.kit.emit(Effect::Wake {
+                    conversation: self.conversation.clone(),
+                });
                 Moved::Over
             }
             (Phase::Loading, Reply::Loaded(loaded)) => self.begin(ctx, *loaded),
@@ -207,19 +216,32 @@ impl Stretch {
     /// have logged it the first time, unheard.
     fn show(&self, ctx: &mut Ctx<'_>, events: Vec<AgentEvent>, asked_again: bool) {
         if events.is_empty() && asked_again {
-            ctx.kit.emit(Effect::Wake { conversation: self.conversation.clone() });
+            ctx.kit.emit(Effect::Wake {
+                conversation: self.conversation.clone(),
+            });
         }
         ctx.kit.publish(events);
     }
 
     fn begin(&mut self, ctx: &mut Ctx<'_>, loaded: Loaded) -> Moved {
-        let Loaded { turn: row, items, calls, cwd, now } = loaded;
+        let Loaded {
+            turn: row,
+            items,
+            calls,
+            cwd,
+            now,
+        } = loaded;
         if let Some(abort) = row.abort {
-            self.abort = Some(AbortWish { by: abort.by, reason: abort.reason });
+            self.abort = Some(AbortWish {
+                by: abort.by,
+                reason: abort.reason,
+            });
         }
         let owned_ms = row.timing.model_ms + row.timing.tool_ms;
         let left_ms = ctx.config.hard_limit_ms.saturating_sub(owned_ms);
-        ctx.kit.timers.arm(Wake::HardLimitDue(self.turn), ctx.now.mono + left_ms);
+        ctx.kit
+            .timers
+            .arm(Wake::HardLimitDue(self.turn), ctx.now.mono + left_ms);
         let last_step = ctx.config.step_limit > 0 && row.step + 1 >= ctx.config.step_limit;
         let world = World {
             provider: row.provider,
@@ -235,7 +257,10 @@ impl Stretch {
             loaded_mono: ctx.now.mono,
         };
         let world = self.world.insert(Box::new(world));
-        let open: Vec<tools::Call> = calls.into_iter().filter_map(tools::Call::reopened).collect();
+        let open: Vec<tools::Call> = calls
+            .into_iter()
+            .filter_map(tools::Call::reopened)
+            .collect();
         if open.is_empty() {
             world.prepare(ctx, &row.model, items);
         }
@@ -368,10 +393,23 @@ impl Stretch {
         step: Option<StepRecord>,
         answers: Vec<ToolAnswer>,
     ) -> Moved {
-        self.elect(ctx, step, answers, Terminal::Aborted { by: wish.by, reason: wish.reason })
+        self.elect(
+            ctx,
+            step,
+            answers,
+            Terminal::Aborted {
+                by: wish.by,
+                reason: wish.reason,
+            },
+        )
     }
 
-    fn end_unavailable(&mut self, ctx: &mut Ctx<'_>, failure: Failure, why: Option<String>) -> Moved {
+    fn end_unavailable(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        failure: Failure,
+        why: Option<String>,
+    ) -> Moved {
         let message = match why {
             Some(why) => alloc::format!("{} ({why})", failure.message),
             None => failure.message,
@@ -393,26 +431,41 @@ impl Stretch {
         answers: Vec<ToolAnswer>,
         terminal: Terminal,
     ) -> Moved {
-        let is_error = matches!(terminal, Terminal::Error { .. });
-        if crate::planted!("D12") || (is_error && crate::planted!("D13")) {
+        if crate::planted!("D12") {
             self.announce_without_election(ctx, &terminal);
         }
-        if is_error && crate::planted!("D13") {
+        if crate::planted!("D13") && matches!(terminal, Terminal::Error { .. }) {
+            self.announce_without_election(ctx, &terminal);
             return self.park(ctx, None);
         }
-        let election = Election { fence: self.fence(), step, answers, terminal };
+        let election = Election {
+            fence: self.fence(),
+            step,
+            answers,
+            terminal,
+        };
         self.write(ctx, Verb::Elect(Box::new(election)), Then::LetGo)
     }
 
     /// The defect behind D12 and D13: a terminal event that nobody elected.
     fn announce_without_election(&self, ctx: &mut Ctx<'_>, terminal: &Terminal) {
         let body = match terminal.clone() {
-            Terminal::Done { finish_reason } => {
-                EventBody::Done { finish_reason, usage: Default::default(), duration_ms: 0 }
-            }
-            Terminal::Error { code, message, cause, retryable } => {
-                EventBody::Error { code, message, cause, retryable }
-            }
+            Terminal::Done { finish_reason } => EventBody::Done {
+                finish_reason,
+                usage: Default::default(),
+                duration_ms: 0,
+            },
+            Terminal::Error {
+                code,
+                message,
+                cause,
+                retryable,
+            } => EventBody::Error {
+                code,
+                message,
+                cause,
+                retryable,
+            },
             Terminal::Aborted { by, reason } => EventBody::Aborted { by, reason },
         };
         self.show_provisional(ctx, body);
@@ -428,18 +481,28 @@ impl Stretch {
             at: ctx.now.wall,
             body,
         };
-        ctx.kit.emit(Effect::Publish { event: Box::new(event) });
+        ctx.kit.emit(Effect::Publish {
+            event: Box::new(event),
+        });
     }
 
     fn show_status(&self, ctx: &mut Ctx<'_>, state: StatusState) {
         let provider = self.world.as_ref().map(|world| world.provider.to_string());
-        let body = EventBody::Status { state, position: None, provider, gate: None, due_at: None };
+        let body = EventBody::Status {
+            state,
+            position: None,
+            provider,
+            gate: None,
+            due_at: None,
+        };
         self.show_provisional(ctx, body);
     }
 
     /// What the open step has shown and the store has not confirmed yet.
     pub(crate) fn unsaved(&self) -> Option<Segment> {
-        let Phase::Streaming(stream) = &self.phase else { return None };
+        let Phase::Streaming(stream) = &self.phase else {
+            return None;
+        };
         let (text, reasoning) = stream.shown();
         let (text_from, reasoning_from) = self.checkpointed;
         if text.len() == text_from && reasoning.len() == reasoning_from {
@@ -458,7 +521,10 @@ impl Stretch {
 
     /// The store has this segment.
     pub(crate) fn saved(&mut self, segment: &Segment) {
-        let same_step = self.world.as_ref().is_some_and(|world| world.step == segment.step);
+        let same_step = self
+            .world
+            .as_ref()
+            .is_some_and(|world| world.step == segment.step);
         if same_step && segment.epoch == self.epoch {
             let end = |offset: u64, text: &str| usize::try_from(offset).unwrap_or(0) + text.len();
             self.checkpointed = (
@@ -493,7 +559,10 @@ impl Stretch {
         if !kit.timers.is_armed(&Wake::FenceDue(turn)) {
             return Err("an owned turn has no lease timer");
         }
-        let asking = kit.pausing.values().any(|ask| ask.purpose == Purpose::Turn(turn));
+        let asking = kit
+            .pausing
+            .values()
+            .any(|ask| ask.purpose == Purpose::Turn(turn));
         let asked = self.verb.is_some_and(|id| kit.flights.contains_key(&id));
         match &self.phase {
             Phase::Loading | Phase::Writing(_) if !(asking || asked) => {

@@ -46,7 +46,11 @@ enum Body {
     /// A whole completion, from vendors that ignore `stream: true`.
     Json(Vec<u8>),
     /// Not a success.
-    Refusal { status: u16, headers: Vec<(String, String)>, body: Vec<u8> },
+    Refusal {
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: Vec<u8>,
+    },
 }
 
 impl World {
@@ -56,18 +60,31 @@ impl World {
         if repairs.any() {
             let message = alloc::format!(
                 "the transcript was repaired: {} tool calls had no result, {} results had no call, {} messages were empty",
-                repairs.answered, repairs.orphans, repairs.empty
+                repairs.answered,
+                repairs.orphans,
+                repairs.empty
             );
-            self.warnings.push(("transcript-repaired".to_owned(), message));
+            self.warnings
+                .push(("transcript-repaired".to_owned(), message));
         }
         for item in &items {
             if let Item::Assistant { calls, .. } = item {
-                self.used_ids.extend(calls.iter().map(|call| call.call_id.clone()));
+                self.used_ids
+                    .extend(calls.iter().map(|call| call.call_id.clone()));
             }
         }
-        let tools = if self.offers_tools { offered_tools() } else { Vec::new() };
-        self.body =
-            chat_request(model, &ctx.config.system_prompt, &items, &tools, &ChatOptions::default());
+        let tools = if self.offers_tools {
+            offered_tools()
+        } else {
+            Vec::new()
+        };
+        self.body = chat_request(
+            model,
+            &ctx.config.system_prompt,
+            &items,
+            &tools,
+            &ChatOptions::default(),
+        );
     }
 }
 
@@ -80,7 +97,9 @@ fn offered_tools() -> Vec<ToolSpec> {
 
 impl Stretch {
     pub(super) fn open_stream(&mut self, ctx: &mut Ctx<'_>) -> Moved {
-        let Some(world) = self.world.as_ref() else { return Moved::Over };
+        let Some(world) = self.world.as_ref() else {
+            return Moved::Over;
+        };
         let effect = ctx.kit.register(Flight::Stream(self.turn));
         ctx.kit.emit(Effect::OpenProvider {
             id: effect,
@@ -108,21 +127,34 @@ impl Stretch {
         Moved::On
     }
 
-    pub(crate) fn head(&mut self, ctx: &mut Ctx<'_>, status: u16, headers: Vec<(String, String)>) -> Moved {
-        let Phase::Streaming(stream) = &mut self.phase else { return Moved::On };
+    pub(crate) fn head(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        status: u16,
+        headers: Vec<(String, String)>,
+    ) -> Moved {
+        let Phase::Streaming(stream) = &mut self.phase else {
+            return Moved::On;
+        };
         stream.last_byte_at = Some(ctx.now.mono);
         let content_type = headers.iter().find(|(name, _)| name == "content-type");
         let is_json = content_type.is_some_and(|(_, value)| value.starts_with("application/json"));
         stream.body = match status {
             200..=299 if is_json => Body::Json(Vec::new()),
             200..=299 => Body::Events(Box::new(ChatDecoder::new(ChatLimits::default()))),
-            _ => Body::Refusal { status, headers, body: Vec::new() },
+            _ => Body::Refusal {
+                status,
+                headers,
+                body: Vec::new(),
+            },
         };
         Moved::On
     }
 
     pub(crate) fn bytes(&mut self, ctx: &mut Ctx<'_>, bytes: &[u8]) -> Moved {
-        let Phase::Streaming(stream) = &mut self.phase else { return Moved::On };
+        let Phase::Streaming(stream) = &mut self.phase else {
+            return Moved::On;
+        };
         stream.last_byte_at = Some(ctx.now.mono);
         let limit_bytes = ctx.config.step_limit_bytes;
         match &mut stream.body {
@@ -143,16 +175,28 @@ impl Stretch {
             Body::Refusal { body, .. } => {
                 let room = ERROR_BODY_LIMIT_BYTES.saturating_sub(body.len());
                 body.extend_from_slice(&bytes[..bytes.len().min(room)]);
-                if bytes.len() > room { self.ended(ctx) } else { Moved::On }
+                if bytes.len() > room {
+                    self.ended(ctx)
+                } else {
+                    Moved::On
+                }
             }
         }
     }
 
     /// The body has ended as HTTP says it should.
     pub(crate) fn ended(&mut self, ctx: &mut Ctx<'_>) -> Moved {
-        let Phase::Streaming(stream) = &mut self.phase else { return Moved::On };
+        let Phase::Streaming(stream) = &mut self.phase else {
+            return Moved::On;
+        };
         match core::mem::replace(&mut stream.body, Body::Unknown) {
-            Body::Unknown => self.failed(ctx, retry::transport("no-answer", "the provider closed the connection without an answer")),
+            Body::Unknown => self.failed(
+                ctx,
+                retry::transport(
+                    "no-answer",
+                    "the provider closed the connection without an answer",
+                ),
+            ),
             Body::Events(_) => self.judge(ctx, true),
             Body::Json(body) => {
                 let mut events = Vec::new();
@@ -162,15 +206,19 @@ impl Stretch {
                     moved => moved,
                 }
             }
-            Body::Refusal { status, headers, body } => {
-                self.failed(ctx, retry::classify(status, &headers, &body))
-            }
+            Body::Refusal {
+                status,
+                headers,
+                body,
+            } => self.failed(ctx, retry::classify(status, &headers, &body)),
         }
     }
 
     /// The body has broken off, or never came.
     pub(crate) fn broke(&mut self, ctx: &mut Ctx<'_>, kind: FailKind, message: &str) -> Moved {
-        let Phase::Streaming(stream) = &mut self.phase else { return Moved::On };
+        let Phase::Streaming(stream) = &mut self.phase else {
+            return Moved::On;
+        };
         match &mut stream.body {
             // What a provider managed to say outweighs how it hung up.
             Body::Refusal { .. } => self.ended(ctx),
@@ -183,7 +231,9 @@ impl Stretch {
 
     /// The deadline for silence; bytes move it without touching the timer.
     pub(crate) fn stream_due(&mut self, ctx: &mut Ctx<'_>) -> Moved {
-        let Phase::Streaming(stream) = &mut self.phase else { return Moved::On };
+        let Phase::Streaming(stream) = &mut self.phase else {
+            return Moved::On;
+        };
         let due = stream.silent_until(&ctx.config.deadlines);
         if ctx.now.mono < due {
             ctx.kit.timers.arm(Wake::StreamDue(self.turn), due);
@@ -198,7 +248,9 @@ impl Stretch {
     }
 
     fn apply(&mut self, ctx: &mut Ctx<'_>, events: Vec<ProviderEvent>) -> Moved {
-        let Phase::Streaming(stream) = &mut self.phase else { return Moved::On };
+        let Phase::Streaming(stream) = &mut self.phase else {
+            return Moved::On;
+        };
         let text_from = stream.assembler.text().len();
         let reasoning_from = stream.assembler.reasoning().len();
         let mut failure = None;
@@ -218,9 +270,12 @@ impl Stretch {
     }
 
     fn show_deltas(&mut self, ctx: &mut Ctx<'_>, text_from: usize, reasoning_from: usize) {
-        let (Phase::Streaming(stream), Some(world)) = (&self.phase, &self.world) else { return };
+        let (Phase::Streaming(stream), Some(world)) = (&self.phase, &self.world) else {
+            return;
+        };
         let step = world.step;
-        let fresh = |all: &str, from: usize| all.get(from..).filter(|t| !t.is_empty()).map(str::to_owned);
+        let fresh =
+            |all: &str, from: usize| all.get(from..).filter(|t| !t.is_empty()).map(str::to_owned);
         let reasoning = fresh(stream.assembler.reasoning(), reasoning_from);
         let text = fresh(stream.assembler.text(), text_from);
         if reasoning.is_none() && text.is_none() {
@@ -240,9 +295,11 @@ impl Stretch {
 
     fn assembly_failed(&mut self, ctx: &mut Ctx<'_>, error: AssembleError) -> Moved {
         match error {
-            AssembleError::Provider { code, kind, message } => {
-                self.failed(ctx, retry::classify_in_stream(&code, &kind, &message))
-            }
+            AssembleError::Provider {
+                code,
+                kind,
+                message,
+            } => self.failed(ctx, retry::classify_in_stream(&code, &kind, &message)),
             AssembleError::Malformed { message } => {
                 self.failed(ctx, retry::transport("malformed-stream", &message))
             }
@@ -261,31 +318,52 @@ impl Stretch {
 
     /// What the stream amounts to, now that it is over.
     fn judge(&mut self, ctx: &mut Ctx<'_>, clean: bool) -> Moved {
-        let Phase::Streaming(stream) = &self.phase else { return Moved::On };
+        let Phase::Streaming(stream) = &self.phase else {
+            return Moved::On;
+        };
         match stream.assembler.verdict(clean) {
-            Verdict::Complete { finish, terminator_missing } => {
-                self.complete(ctx, finish, terminator_missing)
-            }
+            Verdict::Complete {
+                finish,
+                terminator_missing,
+            } => self.complete(ctx, finish, terminator_missing),
             Verdict::Empty => self.empty(ctx),
             Verdict::Truncated => {
-                let message = "the provider ended the stream without saying that the answer is complete";
+                let message =
+                    "the provider ended the stream without saying that the answer is complete";
                 self.failed(ctx, retry::transport("terminator-missing", message))
             }
         }
     }
 
-    fn complete(&mut self, ctx: &mut Ctx<'_>, finish: FinishReason, terminator_missing: bool) -> Moved {
+    fn complete(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        finish: FinishReason,
+        terminator_missing: bool,
+    ) -> Moved {
         let offers_tools = self.world.as_ref().is_some_and(|world| world.offers_tools);
-        let Some(mut step) = self.take_step(ctx, true) else { return Moved::Over };
+        let Some(mut step) = self.take_step(ctx, true) else {
+            return Moved::Over;
+        };
         step.partial = false;
         if terminator_missing {
             let message = "the provider gave a finish reason but not the end of its stream";
-            step.warnings.push(("terminator-missing".to_owned(), message.to_owned()));
+            step.warnings
+                .push(("terminator-missing".to_owned(), message.to_owned()));
         }
         if step.calls.is_empty() || !offers_tools {
-            let finish_reason = if step.calls.is_empty() { word(&finish) } else { "step-limit".to_owned() };
+            let finish_reason = if step.calls.is_empty() {
+                word(&finish)
+            } else {
+                "step-limit".to_owned()
+            };
             step.calls.clear();
-            return self.elect(ctx, Some(step), Vec::new(), Terminal::Done { finish_reason });
+            return self.elect(
+                ctx,
+                Some(step),
+                Vec::new(),
+                Terminal::Done { finish_reason },
+            );
         }
         let calls = tools::Call::asked(&step);
         let fence = self.fence();
@@ -294,31 +372,55 @@ impl Stretch {
 
     /// T11: repeated once, announced, then an error.
     fn empty(&mut self, ctx: &mut Ctx<'_>) -> Moved {
-        let Some(world) = self.world.as_mut() else { return Moved::Over };
+        let Some(world) = self.world.as_mut() else {
+            return Moved::Over;
+        };
         if world.restarts.empty == 0 {
             world.restarts.empty = 1;
-            return self.restart(ctx, "the model answered nothing", RestartCause::Empty(1), true);
+            return self.restart(
+                ctx,
+                "the model answered nothing",
+                RestartCause::Empty(1),
+                true,
+            );
         }
         let terminal = Terminal::Error {
             code: "empty-completion".to_string(),
-            message: "the model answered nothing, twice; send the message again or choose another model".to_string(),
+            message:
+                "the model answered nothing, twice; send the message again or choose another model"
+                    .to_string(),
             cause: "empty-completion".to_string(),
             retryable: true,
         };
-        let said = self.take_step(ctx, true).filter(|step| !step.reasoning.is_empty());
+        let said = self
+            .take_step(ctx, true)
+            .filter(|step| !step.reasoning.is_empty());
         self.elect(ctx, said, Vec::new(), terminal)
     }
 
-    fn restart(&mut self, ctx: &mut Ctx<'_>, reason: &str, by: RestartCause, finished: bool) -> Moved {
+    fn restart(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        reason: &str,
+        by: RestartCause,
+        finished: bool,
+    ) -> Moved {
         let step = self.world.as_ref().map_or(0, |world| world.step);
         self.drop_stream(ctx, finished);
-        let verb = Verb::RestartStep { fence: self.fence(), step, reason: reason.to_owned(), by };
+        let verb = Verb::RestartStep {
+            fence: self.fence(),
+            step,
+            reason: reason.to_owned(),
+            by,
+        };
         self.write(ctx, verb, Then::StreamAgain)
     }
 
     /// A step that did not succeed: retried before content only (T3).
     fn failed(&mut self, ctx: &mut Ctx<'_>, refusal: Refusal) -> Moved {
-        let Phase::Streaming(stream) = &self.phase else { return Moved::On };
+        let Phase::Streaming(stream) = &self.phase else {
+            return Moved::On;
+        };
         let content_seen = stream.assembler.content_seen();
         if content_seen && !crate::planted!("D06") {
             return self.failed_after_content(ctx, refusal);
@@ -328,7 +430,9 @@ impl Stretch {
             let terminal = terminal_of(refusal);
             return self.elect(ctx, None, Vec::new(), terminal);
         }
-        let Some(world) = &self.world else { return Moved::Over };
+        let Some(world) = &self.world else {
+            return Moved::Over;
+        };
         let now = world.store_now(ctx);
         match retry::next(&ctx.config.retry, &world.retry, &refusal, now, ctx.now.wall) {
             retry::Verdict::Wait(retry) => {
@@ -388,7 +492,10 @@ impl Stretch {
             Phase::Streaming(stream) => {
                 ctx.kit.timers.disarm(&Wake::StreamDue(self.turn));
                 if ctx.kit.flights.remove(&stream.effect).is_some() {
-                    ctx.kit.emit(Effect::CloseProvider { id: stream.effect, finished });
+                    ctx.kit.emit(Effect::CloseProvider {
+                        id: stream.effect,
+                        finished,
+                    });
                 }
                 Some(stream)
             }
@@ -416,13 +523,20 @@ impl Stream {
 
     pub(super) fn forget(self, ctx: &mut Ctx<'_>) {
         if ctx.kit.flights.remove(&self.effect).is_some() {
-            ctx.kit.emit(Effect::CloseProvider { id: self.effect, finished: false });
+            ctx.kit.emit(Effect::CloseProvider {
+                id: self.effect,
+                finished: false,
+            });
         }
     }
 
     pub(super) fn check(&self, kit: &Kit) -> Result<(), &'static str> {
         let known = kit.flights.contains_key(&self.effect);
-        if known { Ok(()) } else { Err("a stream is waited for that nobody carries") }
+        if known {
+            Ok(())
+        } else {
+            Err("a stream is waited for that nobody carries")
+        }
     }
 }
 

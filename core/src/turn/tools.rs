@@ -53,7 +53,11 @@ enum Stage {
     /// The store is told that it starts.
     Announced,
     /// It runs.
-    Running { effect: EffectId, due: Instant, killed: bool },
+    Running {
+        effect: EffectId,
+        due: Instant,
+        killed: bool,
+    },
     /// It has its answer.
     Answered,
 }
@@ -80,7 +84,13 @@ impl Call {
             CallState::Started(epoch) => Stage::Orphan(epoch),
             CallState::Finished => return None,
         };
-        Some(Call { n: row.n, call_id: row.call_id, name: row.name, input: row.input, at })
+        Some(Call {
+            n: row.n,
+            call_id: row.call_id,
+            name: row.name,
+            input: row.input,
+            at,
+        })
     }
 
     fn wake(&self, turn: TurnId) -> Wake {
@@ -92,7 +102,11 @@ impl Stretch {
     /// Starts what was never started and puts down what an earlier ownership
     /// left running; nothing is ever run twice (L10).
     pub(super) fn run_tools(&mut self, ctx: &mut Ctx<'_>, calls: Vec<Call>) {
-        let mut tools = Tools { calls, unwritten: Vec::new(), writing: Writing::Nothing };
+        let mut tools = Tools {
+            calls,
+            unwritten: Vec::new(),
+            writing: Writing::Nothing,
+        };
         tools.reap_orphans(ctx, self.turn);
         self.phase = Phase::Tools(tools);
         self.show_status(ctx, StatusState::WaitingTools);
@@ -108,13 +122,18 @@ impl Stretch {
 
     fn announce_starts(&mut self, ctx: &mut Ctx<'_>) {
         let fence = self.fence();
-        let Phase::Tools(tools) = &mut self.phase else { return };
+        let Phase::Tools(tools) = &mut self.phase else {
+            return;
+        };
         let calls = tools.announce();
         if calls.is_empty() {
             return;
         }
         tools.writing = Writing::Starts;
-        self.verb = Some(ctx.ask(Purpose::Turn(self.turn), Verb::ToolsStarted { fence, calls }));
+        self.verb = Some(ctx.ask(
+            Purpose::Turn(self.turn),
+            Verb::ToolsStarted { fence, calls },
+        ));
     }
 
     /// The verb of this phase has landed.
@@ -122,7 +141,9 @@ impl Stretch {
         let stopping = self.abort.is_some() || self.hand_over;
         let (turn, epoch) = (self.turn, self.epoch);
         let cwd = self.world.as_ref().and_then(|world| world.cwd.clone());
-        let Phase::Tools(tools) = &mut self.phase else { return Moved::On };
+        let Phase::Tools(tools) = &mut self.phase else {
+            return Moved::On;
+        };
         if core::mem::replace(&mut tools.writing, Writing::Nothing) == Writing::Starts {
             if stopping {
                 tools.answer_unstarted("the turn was stopped before this tool was started");
@@ -136,7 +157,9 @@ impl Stretch {
     /// Writes what has gathered; goes on when every call has its answer.
     pub(super) fn tools_moved(&mut self, ctx: &mut Ctx<'_>) -> Moved {
         let fence = self.fence();
-        let Phase::Tools(tools) = &mut self.phase else { return Moved::On };
+        let Phase::Tools(tools) = &mut self.phase else {
+            return Moved::On;
+        };
         if tools.writing != Writing::Nothing {
             return Moved::On;
         }
@@ -152,7 +175,11 @@ impl Stretch {
             self.verb = Some(ctx.ask(Purpose::Turn(self.turn), verb));
             return Moved::SlotFreed;
         }
-        if all_answered { self.park(ctx, None) } else { Moved::On }
+        if all_answered {
+            self.park(ctx, None)
+        } else {
+            Moved::On
+        }
     }
 
     pub(crate) fn tool_output(
@@ -163,17 +190,29 @@ impl Stretch {
         offset: u64,
         text: String,
     ) -> Moved {
-        let Phase::Tools(tools) = &self.phase else { return Moved::On };
+        let Phase::Tools(tools) = &self.phase else {
+            return Moved::On;
+        };
         if let Some(call) = tools.calls.iter().find(|call| call.n == n) {
             let call_id = call.call_id.clone();
-            self.show_provisional(ctx, EventBody::ToolOutput { call_id, stream, offset, text });
+            self.show_provisional(
+                ctx,
+                EventBody::ToolOutput {
+                    call_id,
+                    stream,
+                    offset,
+                    text,
+                },
+            );
         }
         Moved::On
     }
 
     pub(crate) fn tool_done(&mut self, ctx: &mut Ctx<'_>, n: u32, end: ToolEnd) -> Moved {
         let turn = self.turn;
-        let Phase::Tools(tools) = &mut self.phase else { return Moved::On };
+        let Phase::Tools(tools) = &mut self.phase else {
+            return Moved::On;
+        };
         tools.answer(ctx, turn, n, end);
         self.tools_moved(ctx)
     }
@@ -190,10 +229,18 @@ impl Stretch {
     /// A tool has run past its deadline, or has outlived being killed.
     pub(crate) fn tool_due(&mut self, ctx: &mut Ctx<'_>, n: u32) -> Moved {
         let turn = self.turn;
-        let Phase::Tools(tools) = &mut self.phase else { return Moved::On };
-        let Some(call) = tools.calls.iter_mut().find(|call| call.n == n) else { return Moved::On };
+        let Phase::Tools(tools) = &mut self.phase else {
+            return Moved::On;
+        };
+        let Some(call) = tools.calls.iter_mut().find(|call| call.n == n) else {
+            return Moved::On;
+        };
         match &mut call.at {
-            Stage::Running { effect, due, killed: killed @ false } => {
+            Stage::Running {
+                effect,
+                due,
+                killed: killed @ false,
+            } => {
                 *killed = true;
                 *due = ctx.now.mono + ctx.config.deadlines.kill_ms;
                 let (id, due) = (*effect, *due);
@@ -216,11 +263,18 @@ impl Stretch {
 impl Tools {
     fn reap_orphans(&mut self, ctx: &mut Ctx<'_>, turn: TurnId) {
         for call in &mut self.calls {
-            let Stage::Orphan(epoch) = call.at else { continue };
+            let Stage::Orphan(epoch) = call.at else {
+                continue;
+            };
             let effect = ctx.kit.register(Flight::Reap(turn, call.n));
             let due = ctx.now.mono + 3 * ctx.config.deadlines.kill_ms;
             ctx.kit.timers.arm(call.wake(turn), due);
-            ctx.kit.emit(Effect::ReapTool { id: effect, turn, call_id: call.call_id.clone(), epoch });
+            ctx.kit.emit(Effect::ReapTool {
+                id: effect,
+                turn,
+                call_id: call.call_id.clone(),
+                epoch,
+            });
             call.at = Stage::Reaping { effect, due };
         }
     }
@@ -235,9 +289,19 @@ impl Tools {
             .collect()
     }
 
-    fn start_announced(&mut self, ctx: &mut Ctx<'_>, turn: TurnId, epoch: Epoch, cwd: Option<&str>) {
+    fn start_announced(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        turn: TurnId,
+        epoch: Epoch,
+        cwd: Option<&str>,
+    ) {
         let deadlines = ctx.config.deadlines;
-        for call in self.calls.iter_mut().filter(|call| call.at == Stage::Announced) {
+        for call in self
+            .calls
+            .iter_mut()
+            .filter(|call| call.at == Stage::Announced)
+        {
             let effect = ctx.kit.register(Flight::Tool(turn, call.n));
             // The supervisor keeps the same deadline and has the better words
             // for it; the core's own is for a supervisor that does not answer.
@@ -255,7 +319,11 @@ impl Tools {
                     deadline_ms: deadlines.tool_ms,
                 }),
             });
-            call.at = Stage::Running { effect, due, killed: false };
+            call.at = Stage::Running {
+                effect,
+                due,
+                killed: false,
+            };
         }
     }
 
@@ -264,7 +332,12 @@ impl Tools {
         let kill_ms = ctx.config.deadlines.kill_ms;
         for call in &mut self.calls {
             let wake = call.wake(turn);
-            if let Stage::Running { effect, due, killed: killed @ false } = &mut call.at {
+            if let Stage::Running {
+                effect,
+                due,
+                killed: killed @ false,
+            } = &mut call.at
+            {
                 *killed = true;
                 *due = ctx.now.mono + kill_ms;
                 ctx.kit.emit(Effect::KillTool { id: *effect });
@@ -296,7 +369,9 @@ impl Tools {
     }
 
     fn answer(&mut self, ctx: &mut Ctx<'_>, turn: TurnId, n: u32, end: ToolEnd) {
-        let Some(call) = self.calls.iter_mut().find(|call| call.n == n) else { return };
+        let Some(call) = self.calls.iter_mut().find(|call| call.n == n) else {
+            return;
+        };
         if call.at == Stage::Answered {
             return;
         }
@@ -363,5 +438,10 @@ fn unknown_outcome(output: &str) -> ToolEnd {
         "" => OUTCOME_UNKNOWN.to_string(),
         output => alloc::format!("{OUTCOME_UNKNOWN}; so far:\n{output}"),
     };
-    ToolEnd { ok: false, output, duration_ms: 0, spilled: None }
+    ToolEnd {
+        ok: false,
+        output,
+        duration_ms: 0,
+        spilled: None,
+    }
 }
