@@ -189,6 +189,11 @@ pub(super) fn schedule_retry<T: Tx>(
         code: retry.failure.code.clone(),
         source: retry.source.clone(),
     })?;
+    if crate::planted!("D02") && retry.failure.cause == "stream-cut" {
+        // A slot that nobody will ever have left.
+        let never = open.now + u64::MAX / 2;
+        open.tx.put_release(&open.turn.provider, never)?;
+    }
     open.park(due_at)?;
     open.landed()
 }
