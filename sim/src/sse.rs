@@ -340,15 +340,16 @@ fn stream(acts: &mut Acts, rng: &mut Rng, step: &StepScript, fault: Option<Fault
     };
     let headers = vec![("content-type".to_owned(), "text/event-stream".to_owned())];
     acts.push(rng.spread(20_000, 4 * SECOND), Act::Head(200, headers));
-    for bytes in chunked(rng, &sent.concat()) {
+    let chunks = chunked(rng, &sent.concat());
+    for (left, bytes) in (0..chunks.len()).rev().zip(chunks) {
+        if let (0, Some(note)) = (left, &note) {
+            acts.note(note.clone());
+        }
         let after = match rng.chance(150) {
             true => rng.spread(SECOND, MINUTE),
             false => rng.spread(1_000, SECOND),
         };
         acts.push(after, Act::Bytes(bytes));
-    }
-    if let Some(note) = note {
-        acts.note(note);
     }
     if !last.is_empty() {
         acts.push(1_000, Act::Bytes(last.as_bytes().to_vec()));
