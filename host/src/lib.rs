@@ -1,1 +1,3 @@
-//! x
+//! The host of Dispatch: does everything, decides nothing.
+
+pub mod exec;
