@@ -13,10 +13,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::format::{Exit, Reason, now_ms};
 use super::input::Bash;
 use super::local::{Shared, blocking};
-use super::rundir::{Exit, NewRun, Reason, RunDir, RunDirError};
+use super::proc::{self, Leftovers, ProcessName};
+use super::rundir::{NewRun, RunDir, RunDirError};
 use super::settle::{self, SettleError};
+use super::supervisor::DEATH_PATIENCE;
 use super::{OutputStream, PREVIEW_BYTES, ToolDone, ToolEvent, ToolRequest};
 
 /// How often the run directory is looked at, at first and in the long run.
@@ -63,14 +66,21 @@ pub(super) async fn run(
         output_limit_bytes: shared.config.output_limit_bytes,
     };
     let runs = shared.runs.clone();
-    let dir = blocking(move || prepare(&runs, run)).await?;
+    let (dir, mark) = blocking(move || prepare(&runs, run)).await?;
     let exit = match start_supervisor(shared, &dir) {
         Ok(child) => {
             let deadline = Duration::from_millis(deadline_ms);
-            watch(&dir, child, deadline, events, kill).await?
+            let supervisor = child.id().and_then(|pid| proc::name_of(pid).ok());
+            match watch(&dir, child, deadline, events, kill).await {
+                Ok(exit) => exit,
+                Err(e) => {
+                    blocking(move || abandon(&mark, supervisor)).await;
+                    return Err(e);
+                }
+            }
         }
         Err(e) => {
-            let mut exit = Exit::new(Reason::SpawnFailed, super::rundir::now_ms());
+            let mut exit = Exit::new(Reason::SpawnFailed, now_ms());
             exit.message = Some(format!(
                 "cannot start the supervisor {}: {e}",
                 shared.config.supervisor_binary.display()
@@ -83,7 +93,16 @@ pub(super) async fn run(
     Ok(blocking(move || settle::result_of(&dir, &exit)).await?)
 }
 
-fn prepare(runs: &Path, mut run: NewRun) -> Result<RunDir, BashError> {
+/// Ends a run whose directory can no longer be used.
+fn abandon(mark: &str, supervisor: Option<ProcessName>) {
+    let leftovers = Leftovers {
+        mark,
+        known: supervisor.into_iter().collect(),
+    };
+    let _the_error_at_hand_is_told = proc::kill_leftovers(&leftovers, DEATH_PATIENCE);
+}
+
+fn prepare(runs: &Path, mut run: NewRun) -> Result<(RunDir, String), BashError> {
     let no_cwd = || BashError::NoCwd(run.cwd.display().to_string());
     let cwd = std::path::absolute(&run.cwd).map_err(|_| no_cwd())?;
     if !cwd.is_dir() {

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 mod bash;
 mod env;
 mod files;
+mod format;
 mod input;
 mod local;
 mod proc;

@@ -9,12 +9,9 @@ use std::path::{Path, PathBuf};
 
 use dispatch_core::ids::{Epoch, TurnId};
 use rustix::fs::{Mode, OFlags};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 
-use super::proc::ProcessName;
-
-/// The version of every file of a run directory.
-const VERSION: u32 = 1;
+use super::format::{Exit, Meta, Pids, TurnName, VERSION, now_ms};
 
 /// Most bytes of a JSON file of a run directory that are read.
 const FILE_LIMIT_BYTES: u64 = 4 << 20;
@@ -34,103 +31,6 @@ pub(super) enum RunDirError {
     },
     #[error("{} is not a run file of this build: {cause}; another version wrote it, or it is damaged", .path.display())]
     Unreadable { path: PathBuf, cause: String },
-}
-
-/// What was asked of a run; `meta.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Meta {
-    pub(super) version: u32,
-    pub(super) turn: TurnName,
-    pub(super) call: String,
-    pub(super) epoch: Epoch,
-    pub(super) command: String,
-    pub(super) cwd: PathBuf,
-    pub(super) deadline_ms: u64,
-    pub(super) output_limit_bytes: u64,
-    /// Wall time at which it was asked, in milliseconds since the Unix epoch.
-    pub(super) started_ms: u64,
-    /// Finds the run's processes; see `proc::MARK`.
-    pub(super) mark: String,
-}
-
-/// A turn's id as people read it: the core's own form is a 128-bit number,
-/// which JSON readers round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TurnName(pub(super) TurnId);
-
-/// Who runs; `pid`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Pids {
-    pub(super) version: u32,
-    pub(super) boot_id: String,
-    pub(super) supervisor: ProcessName,
-    /// `None` until the command is started.
-    pub(super) command: Option<ProcessName>,
-}
-
-/// Why a run is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Reason {
-    /// The command ended by itself.
-    Exited,
-    /// It was still running at its deadline.
-    Deadline,
-    /// It was asked to stop.
-    Killed,
-    /// It never ran.
-    SpawnFailed,
-    /// Its supervisor died; whoever found out killed what was left.
-    SupervisorLost,
-}
-
-/// How a run ended; `exit`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Exit {
-    pub(super) version: u32,
-    pub(super) reason: Reason,
-    /// The command's exit code, if it has one.
-    pub(super) code: Option<i32>,
-    /// The signal that ended the command.
-    pub(super) signal: Option<i32>,
-    /// What went wrong, where something did.
-    pub(super) message: Option<String>,
-    /// Bytes in `output`.
-    pub(super) output_bytes: u64,
-    /// Bytes that the command wrote beyond the limit.
-    pub(super) dropped_bytes: u64,
-    /// Processes that even SIGKILL did not end in time.
-    pub(super) survivors: u32,
-    pub(super) started_ms: u64,
-    pub(super) ended_ms: u64,
-}
-
-impl Pids {
-    pub(super) fn new(boot_id: String, supervisor: ProcessName) -> Pids {
-        Pids {
-            version: VERSION,
-            boot_id,
-            supervisor,
-            command: None,
-        }
-    }
-}
-
-impl Exit {
-    pub(super) fn new(reason: Reason, started_ms: u64) -> Exit {
-        Exit {
-            version: VERSION,
-            reason,
-            code: None,
-            signal: None,
-            message: None,
-            output_bytes: 0,
-            dropped_bytes: 0,
-            survivors: 0,
-            started_ms,
-            ended_ms: now_ms(),
-        }
-    }
 }
 
 /// Whether somebody heard a request to stop.
@@ -167,8 +67,8 @@ impl RunDir {
     }
 
     /// Makes a directory that a supervisor can be pointed at. Refuses one that
-    /// exists: a call is started once (D21).
-    pub(super) fn create(runs: &Path, run: NewRun) -> Result<RunDir, RunDirError> {
+    /// exists: a call is started once (D21). Returns the run's mark with it.
+    pub(super) fn create(runs: &Path, run: NewRun) -> Result<(RunDir, String), RunDirError> {
         let dir = RunDir::for_call(runs, run.turn, &run.call_id, run.epoch);
         let turn_dir = runs.join(run.turn.to_string());
         private_dir(&turn_dir, true).map_err(io_error("create", &turn_dir))?;
@@ -191,8 +91,9 @@ impl RunDir {
             started_ms: now_ms(),
             mark: random_mark()?,
         };
-        dir.write_json("meta.json", &meta, false)?;
-        Ok(dir)
+        // Durable: a torn one would leave nothing to find the processes by.
+        dir.write_json("meta.json", &meta, true)?;
+        Ok((dir, meta.mark))
     }
 
     pub(super) fn at(path: PathBuf) -> RunDir {
@@ -380,15 +281,6 @@ impl RunDir {
     }
 }
 
-/// Milliseconds since the Unix epoch, for people.
-pub(super) fn now_ms() -> u64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        })
-}
-
 /// A call id as a file name: vendors' ids may hold anything. What is not plain
 /// is told apart by a digest.
 fn call_name(call_id: &str) -> String {
@@ -457,23 +349,9 @@ fn io_error(verb: &'static str, path: &Path) -> impl Fn(io::Error) -> RunDirErro
     }
 }
 
-impl Serialize for TurnName {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for TurnName {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<TurnName, D::Error> {
-        let text = String::deserialize(from)?;
-        TurnId::try_from(text.as_str())
-            .map(TurnName)
-            .map_err(serde::de::Error::custom)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::format::Reason;
     use super::*;
 
     fn run(call_id: &str, epoch: u64) -> NewRun {
@@ -530,7 +408,7 @@ mod tests {
     #[test]
     fn a_run_file_of_another_version_or_damaged_is_named() {
         let runs = tempfile::tempdir().expect("a directory");
-        let dir = RunDir::create(runs.path(), run("c", 1)).expect("created");
+        let (dir, _) = RunDir::create(runs.path(), run("c", 1)).expect("created");
         assert_eq!(dir.exit().expect("absent is fine"), None);
         let mut exit = Exit::new(Reason::Exited, 0);
         exit.version = 2;
@@ -545,7 +423,7 @@ mod tests {
     #[test]
     fn a_poke_is_heard_exactly_while_a_supervisor_holds_its_end() {
         let runs = tempfile::tempdir().expect("a directory");
-        let dir = RunDir::create(runs.path(), run("c", 1)).expect("created");
+        let (dir, _) = RunDir::create(runs.path(), run("c", 1)).expect("created");
         assert_eq!(dir.poke(), Poke::NobodyThere);
         let held = dir.open_control().expect("opened");
         assert_eq!(dir.poke(), Poke::Heard);
@@ -557,7 +435,7 @@ mod tests {
     fn p4_a_run_directory_is_private() {
         use std::os::unix::fs::PermissionsExt;
         let runs = tempfile::tempdir().expect("a directory");
-        let dir = RunDir::create(runs.path(), run("c", 1)).expect("created");
+        let (dir, _) = RunDir::create(runs.path(), run("c", 1)).expect("created");
         let mode = fs::metadata(dir.root())
             .expect("there")
             .permissions()

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use dispatch_core::output::{Bounded, HeadTail};
 
 use super::ToolDone;
+use super::format::{Exit, Meta, Reason};
 use super::proc::{self, Leftovers};
-use super::rundir::{Exit, Meta, Poke, Reason, RunDir, RunDirError};
+use super::rundir::{Poke, RunDir, RunDirError};
 use super::supervisor::DEATH_PATIENCE;
 
 /// How long a supervisor may take to end its tree and say so; it needs its
@@ -68,13 +69,14 @@ pub(super) fn bury(dir: &RunDir) -> Result<Exit, SettleError> {
 
 fn kill_what_is_left(dir: &RunDir, meta: &Meta) -> Result<(), SettleError> {
     let boot_id = proc::boot_id().map_err(SettleError::NoBoot)?;
-    let known = match dir.pids()? {
+    let known = match dir.pids() {
         // Pids of another boot name nobody.
-        Some(pids) if pids.boot_id == boot_id => [Some(pids.supervisor), pids.command]
+        Ok(Some(pids)) if pids.boot_id == boot_id => [Some(pids.supervisor), pids.command]
             .into_iter()
             .flatten()
             .collect(),
-        Some(_) | None => Vec::new(),
+        // A pid file that cannot be read names nobody either; the mark does.
+        Ok(Some(_) | None) | Err(_) => Vec::new(),
     };
     let leftovers = Leftovers {
         mark: &meta.mark,

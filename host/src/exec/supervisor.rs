@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
 
+use super::format::{Exit, Meta, Pids, Reason};
 use super::proc::{self, MARK};
-use super::rundir::{Exit, Meta, Pids, Reason, RunDir, RunDirError};
+use super::rundir::{RunDir, RunDirError};
 use super::sink::Sink;
 
 /// From SIGTERM to SIGKILL at the deadline.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use dispatch_core::ids::TurnId;
 
+use super::format::{Exit, Reason, now_ms};
 use super::local::{Shared, blocking};
-use super::rundir::{Exit, Reason, RunDir, now_ms};
+use super::rundir::RunDir;
 use super::settle::{self, SettleError};
 use super::{ReapOutcome, RunBounds, SweepReport};
 

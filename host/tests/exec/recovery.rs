@@ -1,14 +1,14 @@
 //! What a server finds of commands that an earlier one left.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use dispatch::exec::{Exec, LocalExec, ReapOutcome, RunBounds, SweepReport, ToolDone};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::rig::{BINARY, Rig, config, is_alive, signal, until};
+use crate::rig::{BINARY, Rig, config, is_alive, server_process, signal, until};
 
 fn killed(outcome: ReapOutcome) -> ToolDone {
     match outcome {
@@ -19,7 +19,10 @@ fn killed(outcome: ReapOutcome) -> ToolDone {
 
 fn start_ticks(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-    let field = stat.split(' ').nth(21).expect("field 22, as sleep has no spaces");
+    let field = stat
+        .split(' ')
+        .nth(21)
+        .expect("field 22, as sleep has no spaces");
     field.parse().expect("a number")
 }
 
@@ -32,7 +35,6 @@ async fn a_call_that_was_never_started_is_not_found() {
 async fn l10_a_finished_command_is_found_with_its_whole_result() {
     let rig = Rig::new();
     let done = rig.bash("echo out; exit 4").await;
-    let rig = rig.reborn();
     for _ in 0..2 {
         match rig.reap().await {
             ReapOutcome::AlreadyFinished(found) => {
@@ -47,42 +49,40 @@ async fn l10_a_finished_command_is_found_with_its_whole_result() {
 #[tokio::test]
 async fn d37_a_command_outlives_its_server_and_is_dead_before_reap_returns() {
     let rig = Rig::new();
-    drop(rig.start_bash("echo begun; (setsid sleep 1000 & echo $! > far); echo $$ > pid; exec sleep 1000"));
-    let (pid, far) = (rig.pid_in("pid").await, rig.pid_in("far").await);
-    let rig = rig.reborn();
+    let command = "echo begun; (setsid sleep 1000 & echo $! > far); echo $$ > pid; exec sleep 1000";
+    let pid = rig.orphan(rig.bash_request(command), "pid").await;
+    let far = rig.pid_in("far").await;
     assert!(is_alive(pid) && is_alive(far));
     let done = killed(rig.reap().await);
     assert!(!is_alive(pid) && !is_alive(far));
-    assert!(done.output.starts_with("begun\n"), "{}", done.output);
+    assert_eq!(
+        done.output,
+        "begun\n[stopped on request, with all that it had started]"
+    );
     // Asked again, it answers the same.
-    assert_eq!(killed(rig.reap().await).output, done.output);
+    assert_eq!(killed(rig.reap().await), done);
 }
 
-/// The part of the next test that is killed: a server of its own process.
+/// The part of other tests that is a process of its own.
 #[tokio::test]
-#[ignore = "started, and killed, by d37_a_command_survives_kill_9_of_its_server_and_is_found"]
-async fn a_server_to_be_killed() {
+#[ignore = "started by tests that need a server of its own process"]
+async fn a_server_of_its_own() {
     let root = std::env::var_os("EXEC_TEST_ROOT").expect("set by the test that starts this");
+    let command = std::env::var("EXEC_TEST_COMMAND").expect("set by the test that starts this");
     let exec = LocalExec::new(config(root.as_ref())).expect("an absolute path");
     let rig = Rig {
         root: tempfile::tempdir().expect("a directory"),
         exec,
     };
-    let command = "echo $$ > pid; exec sleep 1000";
-    let mut request = rig.request("bash", json!({ "command": command }));
+    let mut request = rig.bash_request(&command);
     request.cwd = std::path::Path::new(&root).join("cwd");
-    rig.start(request).done().await;
+    assert!(rig.start(request).done().await.ok);
 }
 
 #[tokio::test]
 async fn d37_a_command_survives_kill_9_of_its_server_and_is_found() {
     let rig = Rig::new();
-    let mut server = Command::new(std::env::current_exe().expect("this test"))
-        .args(["--ignored", "--exact", "recovery::a_server_to_be_killed"])
-        .env("EXEC_TEST_ROOT", rig.root.path())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("it starts");
+    let mut server = server_process(rig.root.path(), "echo $$ > pid; exec sleep 1000", &[]);
     let pid = rig.pid_in("pid").await;
     server.kill().expect("SIGKILL");
     server.wait().expect("it is dead");
@@ -92,41 +92,112 @@ async fn d37_a_command_survives_kill_9_of_its_server_and_is_found() {
 }
 
 #[tokio::test]
+async fn l10_a_command_that_ends_after_its_server_leaves_its_result() {
+    let rig = Rig::new();
+    let command = "echo $$ > pid; until [ -e go ]; do sleep 0.01; done; echo late; exit 5";
+    let pid = rig.orphan(rig.bash_request(command), "pid").await;
+    fs::write(rig.cwd().join("go"), "").expect("written");
+    until("it has ended by itself", || !is_alive(pid)).await;
+    rig.run_file("exit").await;
+    match rig.reap().await {
+        ReapOutcome::AlreadyFinished(done) => assert_eq!(done.output, "late\n[exit code 5]"),
+        other => panic!("not finished: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn t10_a_deadline_is_kept_without_a_server() {
+    let rig = Rig::new();
+    let mut request = rig.bash_request("echo $$ > pid; exec sleep 1000");
+    request.deadline_ms = 700;
+    let pid = rig.orphan(request, "pid").await;
+    until("its deadline has come", || !is_alive(pid)).await;
+    assert_eq!(rig.run_file("exit").await["reason"], "deadline");
+}
+
+#[tokio::test]
+async fn p4_secrets_of_the_server_are_not_in_a_commands_environment() {
+    let rig = Rig::new();
+    // Its parent's, the supervisor's, is open to it as well.
+    let command = "env > seen; tr '\\0' '\\n' < /proc/$PPID/environ >> seen";
+    let secrets = [
+        ("OPENAI_API_KEY", "sk-hidden"),
+        ("DATABASE_URL", "postgres://me:hidden@db"),
+        ("DISPATCH_TOKEN", "t-hidden"),
+        ("Mail_Password", "p-hidden"),
+        ("PLAIN_SETTING", "shown"),
+    ];
+    let mut server = server_process(rig.root.path(), command, &secrets);
+    assert!(server.wait().expect("it ends").success());
+    let seen = fs::read_to_string(rig.cwd().join("seen")).expect("readable");
+    assert_eq!(seen.matches("PLAIN_SETTING=shown").count(), 2, "{seen}");
+    assert!(!seen.contains("hidden"), "{seen}");
+}
+
+#[tokio::test]
+async fn a_run_directory_that_vanishes_is_an_answer_and_leaves_nothing_behind() {
+    let rig = Rig::new();
+    let call = rig.start_bash("echo $$ > pid; exec sleep 1000");
+    let pid = rig.pid_in("pid").await;
+    let supervisor = rig.supervisor().await;
+    fs::remove_dir_all(rig.run_dir()).expect("removed");
+    call.handle.kill();
+    let done = call.done().await;
+    assert!(!done.ok);
+    assert!(
+        done.output.contains("check the data directory"),
+        "{}",
+        done.output
+    );
+    assert!(!is_alive(pid) && !is_alive(supervisor));
+}
+
+#[tokio::test]
 async fn l10_a_dead_supervisor_is_an_answer_and_its_tree_dies() {
     let rig = Rig::new();
     // Without parent, session and group: only its mark tells whose it is.
-    let call = rig.start_bash("(setsid bash -c 'echo $$ > far; exec sleep 1000' &); echo $$ > pid; sleep 1000");
+    let call = rig.start_bash(
+        "(setsid bash -c 'echo $$ > far; exec sleep 1000' &); echo $$ > pid; sleep 1000",
+    );
     let (pid, far) = (rig.pid_in("pid").await, rig.pid_in("far").await);
     signal(rig.supervisor().await, Signal::KILL);
     let done = call.done().await;
     assert!(!done.ok);
-    assert!(done.output.contains("the supervisor of this command died"), "{}", done.output);
+    assert!(
+        done.output.contains("the supervisor of this command died"),
+        "{}",
+        done.output
+    );
     assert!(!is_alive(pid) && !is_alive(far));
 }
 
 #[tokio::test]
 async fn l10_reap_ends_what_a_dead_supervisor_left() {
     let rig = Rig::new();
-    drop(rig.start_bash("sleep 1000 & echo $! > child; env -i sleep 1000 & echo $! > bare; wait"));
-    let (child, bare) = (rig.pid_in("child").await, rig.pid_in("bare").await);
+    let command = "sleep 1000 & echo $! > child; env -i sleep 1000 & echo $! > bare; wait";
+    let bare = rig.orphan(rig.bash_request(command), "bare").await;
+    let child = rig.pid_in("child").await;
     let supervisor = rig.supervisor().await;
-    // A server that does not watch, so that nobody but reap can clean up.
-    let stranger = LocalExec::new(config(rig.root.path())).expect("an absolute path");
-    signal(supervisor, Signal::STOP);
     signal(supervisor, Signal::KILL);
     until("it is dead", || !is_alive(supervisor)).await;
-    stranger.reap(crate::rig::TURN, crate::rig::CALL).await;
+    assert!(is_alive(child) && is_alive(bare));
+    let done = killed(rig.reap().await);
+    assert!(
+        done.output.contains("the outcome is unknown"),
+        "{}",
+        done.output
+    );
     assert!(!is_alive(child) && !is_alive(bare));
 }
 
 #[tokio::test]
 async fn l10_a_supervisor_that_is_stopped_is_killed_with_its_tree() {
     let rig = Rig::new();
-    drop(rig.start_bash("echo $$ > pid; exec sleep 1000"));
-    let pid = rig.pid_in("pid").await;
+    let pid = rig
+        .orphan(rig.bash_request("echo $$ > pid; exec sleep 1000"), "pid")
+        .await;
     let supervisor = rig.supervisor().await;
     signal(supervisor, Signal::STOP);
-    let rig = rig.reborn();
     killed(rig.reap().await);
     assert!(!is_alive(pid) && !is_alive(supervisor));
 }
@@ -134,10 +205,14 @@ async fn l10_a_supervisor_that_is_stopped_is_killed_with_its_tree() {
 #[tokio::test]
 async fn l10_a_pid_that_was_reused_is_not_killed() {
     let rig = Rig::new();
-    drop(rig.start_bash("echo $$ > pid; exec sleep 1000"));
-    let pid = rig.pid_in("pid").await;
+    let pid = rig
+        .orphan(rig.bash_request("echo $$ > pid; exec sleep 1000"), "pid")
+        .await;
     let supervisor = rig.supervisor().await;
-    let mut innocent = Command::new("sleep").arg("1000").spawn().expect("it starts");
+    let mut innocent = Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .expect("it starts");
     // The files now claim an innocent process, under a start time that is a
     // tick before its own: it took over the pid.
     let mut pids: Value = rig.run_file("pid").await;
@@ -159,9 +234,16 @@ async fn l10_a_pid_that_was_reused_is_not_killed() {
 #[tokio::test]
 async fn l10_pids_of_an_earlier_boot_name_nobody() {
     let rig = Rig::new();
-    drop(rig.start_bash("env -i sleep 1000"));
+    rig.orphan(
+        rig.bash_request("echo $$ > pid; exec env -i sleep 1000"),
+        "pid",
+    )
+    .await;
     let supervisor = rig.supervisor().await;
-    let mut innocent = Command::new("sleep").arg("1000").spawn().expect("it starts");
+    let mut innocent = Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .expect("it starts");
     let mut pids: Value = rig.run_file("pid").await;
     let claimed = json!({
         "pid": innocent.id(), "pgid": innocent.id(), "start_ticks": start_ticks(innocent.id()),
@@ -191,7 +273,12 @@ async fn l10_a_supervisor_that_starts_after_the_reaper_starts_nothing() {
         scripts.path().display()
     );
     let written = Command::new("sh")
-        .args(["-c", "printf %s \"$1\" > \"$2\" && chmod 700 \"$2\"", "sh", &script])
+        .args([
+            "-c",
+            "printf %s \"$1\" > \"$2\" && chmod 700 \"$2\"",
+            "sh",
+            &script,
+        ])
         .arg(&slow)
         .status()
         .expect("sh runs");
@@ -199,7 +286,13 @@ async fn l10_a_supervisor_that_starts_after_the_reaper_starts_nothing() {
     let rig = Rig::with(|config| config.supervisor_binary = slow);
     drop(rig.start_bash("echo > ran"));
     let pid_file = scripts.path().join("pid");
-    let read = || fs::read_to_string(&pid_file).ok()?.trim().parse::<u32>().ok();
+    let read = || {
+        fs::read_to_string(&pid_file)
+            .ok()?
+            .trim()
+            .parse::<u32>()
+            .ok()
+    };
     until("the slow one has begun", || read().is_some()).await;
     killed(rig.reap().await);
     fs::write(scripts.path().join("go"), "").expect("written");
@@ -216,10 +309,8 @@ async fn d37_a_sweep_at_boot_ends_what_was_left_and_keeps_its_results() {
         let command = format!("echo $$ > pid{n}; exec sleep 1000");
         let mut request = rig.request("bash", json!({ "command": command }));
         request.call_id = format!("call_{n}");
-        drop(rig.start(request));
-        pids.push(rig.pid_in(&format!("pid{n}")).await);
+        pids.push(rig.orphan(request, &format!("pid{n}")).await);
     }
-    let rig = rig.reborn();
     let report = rig.exec.sweep_runs(RunBounds::default()).await;
     assert!(pids.iter().all(|pid| !is_alive(*pid)));
     let wanted = SweepReport {
@@ -256,10 +347,18 @@ async fn o5_a_sweep_removes_the_oldest_runs_beyond_its_bounds() {
         request.call_id = format!("call_{n}");
         assert!(rig.start(request).done().await.ok);
     }
-    let turn_dir = rig.run_dir().parent().expect("a turn's directory").to_owned();
+    let turn_dir = rig
+        .run_dir()
+        .parent()
+        .expect("a turn's directory")
+        .to_owned();
     let left = || {
         let mut names: Vec<String> = fs::read_dir(&turn_dir)
-            .map(|entries| entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()))
+            .map(|entries| {
+                entries
+                    .flatten()
+                    .map(|e| e.file_name().to_string_lossy().into_owned())
+            })
             .map(Iterator::collect)
             .unwrap_or_default();
         names.sort();
@@ -278,13 +377,19 @@ async fn o5_a_sweep_removes_the_oldest_runs_beyond_its_bounds() {
     assert_eq!(rig.exec.sweep_runs(by_bytes).await.removed, 1);
     assert_eq!(left(), ["call_3-e3", "call_4-e3"]);
     let begun = std::time::SystemTime::now();
-    until("the clock has moved", || begun.elapsed().is_ok_and(|d| d > Duration::from_millis(2))).await;
+    until("the clock has moved", || {
+        begun.elapsed().is_ok_and(|d| d > Duration::from_millis(2))
+    })
+    .await;
     let by_age = RunBounds {
         max_age_ms: 1,
         ..RunBounds::default()
     };
     assert_eq!(rig.exec.sweep_runs(by_age).await.removed, 2);
-    assert!(!turn_dir.exists(), "the turn's directory went with its last run");
+    assert!(
+        !turn_dir.exists(),
+        "the turn's directory went with its last run"
+    );
 }
 
 #[tokio::test]
@@ -294,7 +399,10 @@ async fn a_damaged_run_does_not_stop_the_sweep_and_is_named() {
     fs::write(rig.run_dir().join("exit"), "{").expect("written");
     let report = rig.exec.sweep_runs(RunBounds::default()).await;
     assert_eq!((report.killed, report.kept), (0, 1));
-    assert!(report.failures[0].contains("is not a run file"), "{report:?}");
+    assert!(
+        report.failures[0].contains("is not a run file"),
+        "{report:?}"
+    );
     match rig.reap().await {
         ReapOutcome::Stuck { cause } => assert!(cause.contains("damaged"), "{cause}"),
         other => panic!("not stuck: {other:?}"),

@@ -39,14 +39,18 @@ async fn a_command_ended_by_a_signal_names_it() {
 
 #[tokio::test]
 async fn standard_output_and_standard_error_come_in_the_order_of_writing() {
-    let done = Rig::new().bash("echo a; echo b >&2; echo c; echo d >&2").await;
+    let done = Rig::new()
+        .bash("echo a; echo b >&2; echo c; echo d >&2")
+        .await;
     assert_eq!(done.output, "a\nb\nc\nd\n");
 }
 
 #[tokio::test]
 async fn a_command_runs_in_its_working_directory_with_bash() {
     let rig = Rig::new();
-    let done = rig.bash("pwd -P; [[ -n $BASH_VERSION ]] && echo bash").await;
+    let done = rig
+        .bash("pwd -P; [[ -n $BASH_VERSION ]] && echo bash")
+        .await;
     let cwd = rig.cwd().canonicalize().expect("it exists");
     assert_eq!(done.output, format!("{}\nbash\n", cwd.display()));
 }
@@ -58,7 +62,11 @@ async fn a_missing_working_directory_is_named() {
     request.cwd = rig.cwd().join("gone");
     let done = rig.start(request).done().await;
     assert!(!done.ok);
-    assert!(done.output.contains("cwd/gone is not there"), "{}", done.output);
+    assert!(
+        done.output.contains("cwd/gone is not there"),
+        "{}",
+        done.output
+    );
     assert!(!rig.run_dir().exists());
 }
 
@@ -69,16 +77,18 @@ async fn standard_input_is_empty() {
 }
 
 #[tokio::test]
-async fn p4_secrets_of_the_server_are_not_in_a_commands_environment() {
-    let rig = Rig::with(|config| {
-        // Given to the supervisor by the wrapper, as if the server had them.
-        config.secret_env = vec!["CARGO_PKG_NAME".to_owned()];
-    });
-    assert!(std::env::var_os("CARGO_PKG_NAME").is_some(), "cargo sets it");
-    assert!(std::env::var_os("CARGO_PKG_VERSION").is_some(), "cargo sets it");
+async fn p4_a_configured_credential_is_not_in_a_commands_environment() {
+    let rig = Rig::with(|config| config.secret_env = vec!["CARGO_PKG_NAME".to_owned()]);
+    assert!(
+        std::env::var_os("CARGO_PKG_NAME").is_some(),
+        "cargo sets it"
+    );
     let done = rig.bash("env; tr '\\0' '\\n' < /proc/$PPID/environ").await;
     assert!(done.ok);
-    assert!(done.output.contains("CARGO_PKG_VERSION="), "others are inherited");
+    assert!(
+        done.output.contains("CARGO_PKG_VERSION="),
+        "others are inherited"
+    );
     assert!(!done.output.contains("CARGO_PKG_NAME="), "{}", done.output);
 }
 
@@ -118,7 +128,10 @@ async fn t8_a_long_output_is_bounded_and_its_full_text_is_named() {
     assert!(done.output.starts_with("1\n2\n"));
     assert!(done.output.ends_with("\n100000\n"));
     let spilled = done.spilled.expect("a file");
-    assert!(done.output.contains(&format!("the full text is in {spilled}")));
+    assert!(
+        done.output
+            .contains(&format!("the full text is in {spilled}"))
+    );
     let all = fs::read_to_string(spilled).expect("readable");
     assert_eq!(all.lines().count(), 100_000);
 }
@@ -143,8 +156,13 @@ async fn d27_two_hundred_megabytes_of_output_are_bounded_on_disk_and_in_memory()
     };
     assert!(done.ok && done.truncated, "{}", done.output);
     assert!(done.output.ends_with("THE-END"));
-    assert!((1..32_000).contains(&most_kb), "the supervisor took {most_kb} kB");
-    let bytes = fs::metadata(rig.run_dir().join("output")).expect("there").len();
+    assert!(
+        (1..32_000).contains(&most_kb),
+        "the supervisor took {most_kb} kB"
+    );
+    let bytes = fs::metadata(rig.run_dir().join("output"))
+        .expect("there")
+        .len();
     assert!((LIMIT..LIMIT + 64 * 1024).contains(&bytes), "{bytes}");
     let exit = rig.run_file("exit").await;
     let kept = exit["output_bytes"].as_u64().expect("a number");
@@ -166,7 +184,9 @@ async fn a_preview_shows_the_output_while_it_comes_and_stays_bounded() {
     let (mut previews, done) = call.previews_and_done().await;
     assert!(!done.ok);
     match first {
-        dispatch::exec::ToolEvent::Output { offset, text, .. } => previews.insert(0, (offset, text)),
+        dispatch::exec::ToolEvent::Output { offset, text, .. } => {
+            previews.insert(0, (offset, text))
+        }
         dispatch::exec::ToolEvent::Done(done) => panic!("done too early: {done:?}"),
     }
     let mut next = 0;
@@ -216,7 +236,10 @@ async fn a_file_written_by_one_call_is_read_by_another() {
     let done = rig.start(rig.request("read", input)).done().await;
     assert!(done.ok);
     assert_eq!(done.output, "two\n");
-    let done = rig.start(rig.request("read", json!({"path": "notes"}))).done().await;
+    let done = rig
+        .start(rig.request("read", json!({"path": "notes"})))
+        .done()
+        .await;
     assert!(!done.ok);
     assert!(done.output.contains("is a directory"), "{}", done.output);
 }
@@ -239,7 +262,8 @@ async fn many_commands_at_once_each_get_their_own_answer() {
     let begun = Instant::now();
     let calls: Vec<_> = (0..24)
         .map(|n| {
-            let mut request = rig.request("bash", json!({"command": format!("echo {n}; exit {n}")}));
+            let mut request =
+                rig.request("bash", json!({"command": format!("echo {n}; exit {n}")}));
             request.call_id = format!("call_{n}");
             rig.start(request)
         })
@@ -247,7 +271,11 @@ async fn many_commands_at_once_each_get_their_own_answer() {
     for (n, call) in calls.into_iter().enumerate() {
         let done = call.done().await;
         assert_eq!(done.ok, n == 0);
-        assert!(done.output.starts_with(&format!("{n}\n")), "{}", done.output);
+        assert!(
+            done.output.starts_with(&format!("{n}\n")),
+            "{}",
+            done.output
+        );
     }
     assert!(begun.elapsed() < Duration::from_secs(30));
 }

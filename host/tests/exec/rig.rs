@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dispatch::exec::{
@@ -12,28 +13,28 @@ use dispatch_core::ids::{Epoch, TurnId};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-pub const BINARY: &str = env!("CARGO_BIN_EXE_dispatch");
-pub const TURN: TurnId = TurnId(0x0019_3ab4_0000_0000_0000_0000_0000_0001);
-pub const CALL: &str = "call_1";
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_dispatch");
+pub(crate) const TURN: TurnId = TurnId(0x0019_3ab4_0000_0000_0000_0000_0000_0001);
+pub(crate) const CALL: &str = "call_1";
 
 /// A server's side of commands: its data directory and a working directory.
-pub struct Rig {
-    pub root: tempfile::TempDir,
-    pub exec: LocalExec,
+pub(crate) struct Rig {
+    pub(crate) root: tempfile::TempDir,
+    pub(crate) exec: LocalExec,
 }
 
 /// A call that was started.
-pub struct Call {
-    pub handle: ToolHandle,
-    pub events: mpsc::Receiver<ToolEvent>,
+pub(crate) struct Call {
+    pub(crate) handle: ToolHandle,
+    pub(crate) events: mpsc::Receiver<ToolEvent>,
 }
 
 impl Rig {
-    pub fn new() -> Rig {
+    pub(crate) fn new() -> Rig {
         Rig::with(|_| {})
     }
 
-    pub fn with(change: impl FnOnce(&mut LocalExecConfig)) -> Rig {
+    pub(crate) fn with(change: impl FnOnce(&mut LocalExecConfig)) -> Rig {
         let root = tempfile::tempdir().expect("a directory");
         fs::create_dir(root.path().join("cwd")).expect("a directory");
         let mut config = config(root.path());
@@ -42,19 +43,11 @@ impl Rig {
         Rig { root, exec }
     }
 
-    /// A server that knows nothing but the data directory.
-    pub fn reborn(self) -> Rig {
-        let Rig { root, exec } = self;
-        drop(exec);
-        let exec = LocalExec::new(config(root.path())).expect("an absolute path");
-        Rig { root, exec }
-    }
-
-    pub fn cwd(&self) -> PathBuf {
+    pub(crate) fn cwd(&self) -> PathBuf {
         self.root.path().join("cwd")
     }
 
-    pub fn request(&self, name: &str, input: Value) -> ToolRequest {
+    pub(crate) fn request(&self, name: &str, input: Value) -> ToolRequest {
         ToolRequest {
             turn: TURN,
             call_id: CALL.to_owned(),
@@ -66,30 +59,53 @@ impl Rig {
         }
     }
 
-    pub fn start(&self, request: ToolRequest) -> Call {
+    pub(crate) fn start(&self, request: ToolRequest) -> Call {
         let (to, events) = mpsc::channel(64);
         let handle = self.exec.start(request, to);
         Call { handle, events }
     }
 
-    pub fn start_bash(&self, command: &str) -> Call {
-        self.start(self.request("bash", json!({ "command": command })))
+    pub(crate) fn bash_request(&self, command: &str) -> ToolRequest {
+        self.request("bash", json!({ "command": command }))
     }
 
-    pub async fn bash(&self, command: &str) -> ToolDone {
+    pub(crate) fn start_bash(&self, command: &str) -> Call {
+        self.start(self.bash_request(command))
+    }
+
+    /// Starts a command under a server that is dead as soon as `begun` is in
+    /// the working directory; returns the pid that stands in it.
+    pub(crate) async fn orphan(&self, request: ToolRequest, begun: &str) -> u32 {
+        let server = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let (to, _nobody_listens) = mpsc::channel(64);
+        let exec = LocalExec::new(config(self.root.path())).expect("an absolute path");
+        {
+            let _in_it = server.enter();
+            exec.start(request, to);
+        }
+        let pid = self.pid_in(begun).await;
+        server.shutdown_background();
+        pid
+    }
+
+    pub(crate) async fn bash(&self, command: &str) -> ToolDone {
         self.start_bash(command).done().await
     }
 
-    pub async fn reap(&self) -> ReapOutcome {
+    pub(crate) async fn reap(&self) -> ReapOutcome {
         self.exec.reap(TURN, CALL).await
     }
 
-    pub fn run_dir(&self) -> PathBuf {
+    pub(crate) fn run_dir(&self) -> PathBuf {
         self.root.path().join(format!("runs/{TURN}/{CALL}-e3"))
     }
 
     /// A JSON file of the run directory, once it is there.
-    pub async fn run_file(&self, name: &str) -> Value {
+    pub(crate) async fn run_file(&self, name: &str) -> Value {
         let path = self.run_dir().join(name);
         let read = || serde_json::from_slice::<Value>(&fs::read(&path).ok()?).ok();
         until(name, || read().is_some()).await;
@@ -97,7 +113,7 @@ impl Rig {
     }
 
     /// The pid of the supervisor, once its command has been started too.
-    pub async fn supervisor(&self) -> u32 {
+    pub(crate) async fn supervisor(&self) -> u32 {
         let path = self.run_dir().join("pid");
         let read = || {
             let pids: Value = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
@@ -109,7 +125,7 @@ impl Rig {
     }
 
     /// A pid that the command wrote into its working directory.
-    pub async fn pid_in(&self, file: &str) -> u32 {
+    pub(crate) async fn pid_in(&self, file: &str) -> u32 {
         let path = self.cwd().join(file);
         let read = || fs::read_to_string(&path).ok()?.trim().parse::<u32>().ok();
         until(file, || read().is_some()).await;
@@ -119,16 +135,19 @@ impl Rig {
 
 impl Call {
     /// The result; it comes once, and nothing after it.
-    pub async fn done(mut self) -> ToolDone {
+    pub(crate) async fn done(mut self) -> ToolDone {
         let (_, done) = self.previews_and_done().await;
         done
     }
 
-    pub async fn previews_and_done(&mut self) -> (Vec<(u64, String)>, ToolDone) {
+    pub(crate) async fn previews_and_done(&mut self) -> (Vec<(u64, String)>, ToolDone) {
         let mut previews = Vec::new();
         loop {
             let event = tokio::time::timeout(Duration::from_secs(60), self.events.recv()).await;
-            match event.expect("an answer in time").expect("a result before the end") {
+            match event
+                .expect("an answer in time")
+                .expect("a result before the end")
+            {
                 ToolEvent::Output { offset, text, .. } => previews.push((offset, text)),
                 ToolEvent::Done(done) => {
                     assert_eq!(self.events.recv().await, None, "nothing follows a result");
@@ -139,7 +158,20 @@ impl Call {
     }
 }
 
-pub fn config(root: &Path) -> LocalExecConfig {
+/// A server in a process of its own, which runs one command and ends; `env` is
+/// in its environment.
+pub(crate) fn server_process(root: &Path, command: &str, env: &[(&str, &str)]) -> Child {
+    Command::new(std::env::current_exe().expect("this test"))
+        .args(["--ignored", "--exact", "recovery::a_server_of_its_own"])
+        .env("EXEC_TEST_ROOT", root)
+        .env("EXEC_TEST_COMMAND", command)
+        .envs(env.iter().copied())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it starts")
+}
+
+pub(crate) fn config(root: &Path) -> LocalExecConfig {
     LocalExecConfig {
         supervisor_binary: PathBuf::from(BINARY),
         ..LocalExecConfig::new(root.to_owned())
@@ -147,7 +179,7 @@ pub fn config(root: &Path) -> LocalExecConfig {
 }
 
 /// Waits for a condition; panics when it has not come about after 30 s.
-pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let give_up = Instant::now() + Duration::from_secs(30);
     while !holds() {
         assert!(Instant::now() < give_up, "waited in vain: {what}");
@@ -156,14 +188,14 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Whether a process runs; a zombie does not.
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .ok()
         .and_then(|stat| Some(stat.rsplit_once(") ")?.1.starts_with(['Z', 'X'])))
         .is_some_and(|dead| !dead)
 }
 
-pub fn signal(pid: u32, signal: rustix::process::Signal) {
+pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
     let pid = i32::try_from(pid).expect("a pid");
     let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
     rustix::process::kill_process(pid, signal).expect("it can be signalled");
