@@ -1,1 +1,4 @@
-//! x
+//! The thin host around `dispatch-core`: does everything, decides nothing.
+
+pub mod clock;
+pub mod store;
