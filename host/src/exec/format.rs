@@ -131,4 +131,3 @@ impl<'de> Deserialize<'de> for TurnName {
             .map_err(serde::de::Error::custom)
     }
 }
-
