@@ -188,6 +188,11 @@ pub enum Fact<'a> {
     },
     /// A request reached a provider and is in flight there.
     Requested(&'a Request),
+    /// A replica has closed a stream; its provider does not know it yet.
+    Closed {
+        /// Which.
+        stream: u32,
+    },
     /// A request is no longer in flight at its provider.
     Gone {
         /// Which.

@@ -52,6 +52,8 @@ pub(crate) struct Message {
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
     Submit { token: u32 },
+    /// A client that has no answer asks again.
+    SubmitAgain { token: u32 },
     Abort { token: u32, by_conversation: bool },
     Star { slug: Slug, starred: bool },
     Limit { provider: usize, limit: u32 },
@@ -173,11 +175,15 @@ impl Scenario {
             limits: (0..providers)
                 .map(|_| rng.weighted(&[(1, 3), (2, 3), (4, 4), (8, 1)]))
                 .collect(),
-            ask_ms: match is_long {
-                true => 60_000,
+            // Polling is what a long run mostly consists of.
+            ask_ms: match calm_at > 20 * MINUTE {
+                true => *rng.pick(&[10_000, 20_000, 60_000]),
                 false => *rng.pick(&[1_000, 5_000, 20_000]),
             },
-            requests_ms: *rng.pick(&[250, 1_000, 2_000]),
+            requests_ms: match calm_at > 20 * MINUTE {
+                true => *rng.pick(&[1_000, 2_000]),
+                false => *rng.pick(&[250, 500, 1_000]),
+            },
             seals: rng.chance(1_000),
             repeats_cuts: rng.chance(3_000),
             calm_at,

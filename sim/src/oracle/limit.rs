@@ -27,6 +27,8 @@ pub(crate) struct Limit {
     grants: BTreeMap<TurnId, (u64, u32)>,
     granted: u64,
     requests: BTreeMap<u32, Request>,
+    /// Closed by their owners, as their providers do not know yet.
+    closed: BTreeSet<u32>,
     lives: BTreeMap<usize, (u32, Life)>,
     /// An abort that its owner did not answer to may have been carried out by
     /// another: the owner hears of it later.
@@ -93,7 +95,13 @@ impl Limit {
             .ended
             .get(&request.turn)
             .is_some_and(|at| moment.store_now.since_ms(*at) < HEARS_WITHIN_MS);
-        runs && !just_ended
+        // A step is repeated in the slot that its turn holds already.
+        let followed = self.closed.contains(&request.stream)
+            && self
+                .requests
+                .values()
+                .any(|later| later.turn == request.turn && later.stream > request.stream);
+        runs && !just_ended && !followed
     }
 
     fn requested(&mut self, moment: &Moment, request: &Request) -> Result<(), Breach> {
@@ -151,8 +159,13 @@ impl Oracle for Limit {
                 Ok(())
             }
             Fact::Requested(request) => self.requested(moment, request),
+            Fact::Closed { stream } => {
+                self.closed.insert(*stream);
+                Ok(())
+            }
             Fact::Gone { stream } => {
                 self.requests.remove(stream);
+                self.closed.remove(stream);
                 Ok(())
             }
             _ => Ok(()),

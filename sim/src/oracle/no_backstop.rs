@@ -1,12 +1,12 @@
 //! `no-backstop` (V3, D40): the hard limit never fires, and an ownership is
 //! taken over only from a process that died, stood still or lost the store.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use dispatch_core::event::EventBody;
-use dispatch_core::ids::TurnId;
-use dispatch_core::store::TurnRow;
+use dispatch_core::ids::{Owner, TurnId};
+use dispatch_core::store::{TurnRow, TurnState};
 
 use super::{Breach, Oracle, Terms};
 use crate::clock::Us;
@@ -21,8 +21,8 @@ pub(crate) struct NoBackstop {
     resume_limit: u32,
     boots: BTreeMap<usize, u64>,
     trouble_at: BTreeMap<usize, Us>,
-    /// Turns that ended because their owner was taken for dead.
-    lost: BTreeSet<TurnId>,
+    /// Who owned a turn to its end.
+    last_owners: BTreeMap<TurnId, Owner>,
 }
 
 impl NoBackstop {
@@ -31,21 +31,30 @@ impl NoBackstop {
             resume_limit: terms.resume_limit,
             boots: BTreeMap::new(),
             trouble_at: BTreeMap::new(),
-            lost: BTreeSet::new(),
+            last_owners: BTreeMap::new(),
         }
     }
 
-    fn moved(&self, moment: &Moment, before: &TurnRow, after: &TurnRow) -> Result<(), Breach> {
+    fn moved(&mut self, moment: &Moment, before: &TurnRow, after: &TurnRow) -> Result<(), Breach> {
         if after.resumes > self.resume_limit {
             return Breach::new(
                 format!("at most {} takeovers in a row", self.resume_limit),
                 format!("{} of turn {}", after.resumes, after.turn),
             );
         }
-        let taken_over = after.resumes > before.resumes || self.lost.contains(&after.turn);
-        let Some(owner) = before.owner.as_ref().filter(|_| taken_over) else {
+        let Some(owner) = &before.owner else {
             return Ok(());
         };
+        if after.state == TurnState::Ended {
+            self.last_owners.insert(after.turn, owner.clone());
+        }
+        if after.resumes > before.resumes {
+            return self.taken_over(moment, after.turn, owner);
+        }
+        Ok(())
+    }
+
+    fn taken_over(&self, moment: &Moment, turn: TurnId, owner: &Owner) -> Result<(), Breach> {
         let current = self.boots.iter().find(|(_, boot)| **boot == owner.boot);
         let excused = match current {
             // That life has ended.
@@ -59,7 +68,7 @@ impl NoBackstop {
             return Ok(());
         }
         Breach::new(
-            format!("{} goes on with turn {}", owner.node, after.turn),
+            format!("{} goes on with turn {turn}", owner.node),
             "it lost its lease without having had any trouble",
         )
     }
@@ -99,8 +108,10 @@ impl Oracle for NoBackstop {
                     Breach::new("no turn needs the hard limit", event.to_json())
                 }
                 EventBody::Error { code, .. } if code == "replica-lost" => {
-                    self.lost.insert(event.turn);
-                    Ok(())
+                    match self.last_owners.get(&event.turn) {
+                        Some(owner) => self.taken_over(moment, event.turn, owner),
+                        None => Breach::new("a lost replica has owned the turn", event.to_json()),
+                    }
                 }
                 _ => Ok(()),
             },

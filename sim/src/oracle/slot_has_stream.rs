@@ -2,7 +2,7 @@
 //! nothing hinders its owner, a turn is not `streaming` for a minute without a
 //! request that some provider answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dispatch_core::ids::TurnId;
 
@@ -17,10 +17,18 @@ pub(crate) struct SlotHasStream {
     idle_since: BTreeMap<TurnId, Us>,
     /// The last time that a process or the store was in trouble.
     trouble_at: Us,
+    /// Replicas that do not run as they should.
+    unwell: BTreeSet<usize>,
 }
+
+/// A lapsed lease is found by a sweep, a renewal later.
+const AFTERMATH_US: Us = 120_000_000;
 
 impl SlotHasStream {
     fn look(&mut self, at: Us, streaming: &[(TurnId, bool)]) -> Result<(), Breach> {
+        if !self.unwell.is_empty() {
+            self.trouble_at = at + AFTERMATH_US;
+        }
         let before = std::mem::take(&mut self.idle_since);
         for (turn, _) in streaming.iter().filter(|(_, has_request)| !has_request) {
             let since = before.get(turn).copied().unwrap_or(at).max(self.trouble_at);
@@ -44,16 +52,16 @@ impl Oracle for SlotHasStream {
     fn see(&mut self, moment: &Moment, fact: &Fact<'_>) -> Result<(), Breach> {
         match fact {
             Fact::Slots { streaming } => self.look(moment.at, streaming),
-            Fact::Lives {
-                state: Life::Up, ..
+            Fact::Lives { replica, state, .. } => {
+                match state {
+                    Life::Up => self.unwell.remove(replica),
+                    Life::Paused | Life::Down | Life::Draining => self.unwell.insert(*replica),
+                };
+                self.trouble_at = moment.at + AFTERMATH_US;
+                Ok(())
             }
-            | Fact::Lives {
-                state: Life::Paused | Life::Down | Life::Draining,
-                ..
-            }
-            | Fact::Trouble { .. } => {
-                // A lapsed lease is found by a sweep, a renewal later.
-                self.trouble_at = moment.at + 120_000_000;
+            Fact::Trouble { .. } => {
+                self.trouble_at = moment.at + AFTERMATH_US;
                 Ok(())
             }
             _ => Ok(()),

@@ -70,6 +70,7 @@ impl World<'_> {
                     self.submit(token);
                 }
             }
+            Act::SubmitAgain { token } => self.submit(token),
             Act::Abort {
                 token,
                 by_conversation,
@@ -146,7 +147,7 @@ impl World<'_> {
 
     fn again(&mut self, token: u32, after: Us) {
         self.clients.acts_left += 1;
-        self.queue_in(after, Event::Act(Act::Submit { token }));
+        self.queue_in(after, Event::Act(Act::SubmitAgain { token }));
     }
 
     fn abort(&mut self, token: u32, by_conversation: bool) {

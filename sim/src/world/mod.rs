@@ -77,6 +77,9 @@ pub(crate) enum Event {
     Look,
 }
 
+/// A run that needs more goes round in circles.
+const MOST_EVENTS: u64 = 5_000_000;
+
 struct Entry {
     at: Us,
     n: u64,
@@ -220,6 +223,9 @@ impl<'s> World<'s> {
             self.model.now = store_time(self.at);
             self.events += 1;
             self.happen(entry.event);
+            if self.events > MOST_EVENTS {
+                self.give_up_waiting();
+            }
             if self.over || self.violation.is_some() {
                 break;
             }

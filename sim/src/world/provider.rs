@@ -95,6 +95,7 @@ impl World<'_> {
     pub(super) fn close_stream(&mut self, replica: usize, effect: EffectId) {
         let process = self.replicas[replica].process.as_mut();
         if let Some(stream) = process.and_then(|p| p.streams.remove(&effect)) {
+            self.tell(&Fact::Closed { stream });
             self.abandon_stream(stream, 50_000);
         }
     }

@@ -51,6 +51,13 @@ impl World<'_> {
         }
     }
 
+    /// Ends a run that does not end by itself.
+    pub(super) fn give_up_waiting(&mut self) {
+        let mut leftovers = self.leftovers();
+        leftovers.unanswered += 1;
+        self.finish(leftovers);
+    }
+
     fn finish(&mut self, mut leftovers: Leftovers) {
         if !self.clients.are_done(&self.scenario) {
             leftovers.unanswered += 1;

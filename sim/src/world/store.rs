@@ -151,14 +151,14 @@ impl World<'_> {
             }
             (verb, Reply::Accepted(receipt, _)) => {
                 debug_assert!(matches!(verb, Verb::Accept(_)));
-                self.tell_log();
                 self.tell_acceptance(receipt.turn);
                 self.tell_moves();
+                self.tell_log();
             }
             (verb, _) if verb.is_read() => {}
             (_, _) => {
-                self.tell_log();
                 self.tell_moves();
+                self.tell_log();
             }
         }
         reply
