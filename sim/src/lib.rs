@@ -8,6 +8,7 @@
 
 pub mod fact;
 pub mod oracle;
+pub mod planted;
 pub mod run;
 pub mod script;
 pub mod sweep;

@@ -81,7 +81,11 @@ const LINE_CHARS: usize = 400;
 fn shown(input: &Input) -> String {
     match input {
         Input::ProviderBytes { id, bytes } => {
-            format!("ProviderBytes {}: {:?}", id.n, String::from_utf8_lossy(bytes))
+            format!(
+                "ProviderBytes {}: {:?}",
+                id.n,
+                String::from_utf8_lossy(bytes)
+            )
         }
         other => bounded(&format!("{other:?}")),
     }

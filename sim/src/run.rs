@@ -3,7 +3,9 @@
 use std::fmt;
 
 use crate::clock::Us;
-use crate::record::{Sink, shown_time};
+pub use crate::record::Sink;
+
+use crate::record::shown_time;
 use crate::world::World;
 
 /// What was found to be broken.
@@ -51,8 +53,14 @@ impl fmt::Display for Violation {
         )?;
         writeln!(f, "  expected: {}", self.expected)?;
         writeln!(f, "  seen:     {}", self.seen)?;
-        write!(
-            f,
+        f.write_str(&self.command())
+    }
+}
+
+impl Violation {
+    /// What to type to see it again.
+    pub fn command(&self) -> String {
+        format!(
             "cargo run --release -p dispatch-sim -- run --seed {} --trace",
             self.seed
         )

@@ -51,12 +51,25 @@ pub(crate) struct Message {
 /// Something that a client does.
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
-    Submit { token: u32 },
+    Submit {
+        token: u32,
+    },
     /// A client that has no answer asks again.
-    SubmitAgain { token: u32 },
-    Abort { token: u32, by_conversation: bool },
-    Star { slug: Slug, starred: bool },
-    Limit { provider: usize, limit: u32 },
+    SubmitAgain {
+        token: u32,
+    },
+    Abort {
+        token: u32,
+        by_conversation: bool,
+    },
+    Star {
+        slug: Slug,
+        starred: bool,
+    },
+    Limit {
+        provider: usize,
+        limit: u32,
+    },
 }
 
 /// Something that befalls a process or the provider.
@@ -268,7 +281,9 @@ impl Scenario {
             };
             befall(crashes, 12 * MINUTE, &mut |rng| Chaos::Kill {
                 replica,
-                after_effects: rng.chance(6_000).then(|| u32::try_from(rng.below(12)).unwrap_or(0)),
+                after_effects: rng
+                    .chance(6_000)
+                    .then(|| u32::try_from(rng.below(12)).unwrap_or(0)),
                 down: rng.spread(SECOND / 2, 2 * MINUTE),
             });
             befall(pauses, 12 * MINUTE, &mut |rng| Chaos::Pause {
@@ -362,7 +377,8 @@ mod tests {
         assert_eq!(text(4), text(4));
         let many: Vec<Scenario> = (0..300).map(Scenario::of).collect();
         let some = |met: &dyn Fn(&Chaos) -> bool| {
-            many.iter().any(|s| s.chaos.iter().any(|(_, chaos)| met(chaos)))
+            many.iter()
+                .any(|s| s.chaos.iter().any(|(_, chaos)| met(chaos)))
         };
         assert!(some(&|c| matches!(c, Chaos::Kill { .. })));
         assert!(some(&|c| matches!(c, Chaos::Shutdown { .. })));
@@ -372,9 +388,12 @@ mod tests {
         assert!(some(&|c| matches!(c, Chaos::WallJump { .. })));
         assert!(many.iter().any(|s| s.calm_at >= 10 * HOUR));
         for (fault, _) in FAULTS {
-            let drawn = many
-                .iter()
-                .any(|s| s.faults.provider_kinds.iter().any(|(kind, _)| *kind == fault));
+            let drawn = many.iter().any(|s| {
+                s.faults
+                    .provider_kinds
+                    .iter()
+                    .any(|(kind, _)| *kind == fault)
+            });
             assert!(drawn, "{fault:?}");
         }
     }

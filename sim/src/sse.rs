@@ -216,7 +216,10 @@ fn frames(rng: &mut Rng, step: &StepScript) -> Frames {
         content.push(chunk(&delta, "null"));
     }
     for piece in pieces(rng, &step.text) {
-        content.push(chunk(&format!(r#"{{"content":{}}}"#, quoted(piece)), "null"));
+        content.push(chunk(
+            &format!(r#"{{"content":{}}}"#, quoted(piece)),
+            "null",
+        ));
     }
     for (index, call) in step.calls.iter().enumerate() {
         let head = format!(
@@ -368,5 +371,7 @@ fn chunked(rng: &mut Rng, text: &str) -> Vec<Vec<u8>> {
     cuts.extend([0, bytes.len()]);
     cuts.sort_unstable();
     cuts.dedup();
-    cuts.windows(2).map(|w| bytes[w[0]..w[1]].to_vec()).collect()
+    cuts.windows(2)
+        .map(|w| bytes[w[0]..w[1]].to_vec())
+        .collect()
 }

@@ -41,7 +41,10 @@ impl Swept {
 
     fn found(&mut self, violation: Option<Violation>) {
         if let Some(new) = violation
-            && self.violation.as_ref().is_none_or(|old| new.seed < old.seed)
+            && self
+                .violation
+                .as_ref()
+                .is_none_or(|old| new.seed < old.seed)
         {
             self.violation = Some(new);
         }

@@ -56,9 +56,7 @@ impl Oracle for AcceptedOnce {
                 | Answer::AbortRequested { .. }
                 | Answer::NotFound
                 | Answer::Workspace(_)
-                | Answer::Set => {
-                    Breach::new("an answer to a submission", format!("{answer:?}"))
-                }
+                | Answer::Set => Breach::new("an answer to a submission", format!("{answer:?}")),
             },
             _ => Ok(()),
         }

@@ -58,10 +58,10 @@ impl Screen {
         let EventBody::TextDelta { step, offset, text } = &event.body else {
             return Ok(());
         };
-        let (epoch, shown_step, shown) = self
-            .open
-            .entry(event.turn)
-            .or_insert((event.epoch, *step, *offset));
+        let (epoch, shown_step, shown) =
+            self.open
+                .entry(event.turn)
+                .or_insert((event.epoch, *step, *offset));
         if event.epoch < *epoch {
             return Ok(());
         }
@@ -99,7 +99,10 @@ impl Oracle for ClientView {
                     if self.log.get(&at) == Some(event) {
                         return Ok(());
                     }
-                    Breach::new("a logged event is durable before it is shown", event.to_json())
+                    Breach::new(
+                        "a logged event is durable before it is shown",
+                        event.to_json(),
+                    )
                 }
                 None => Ok(()),
             },

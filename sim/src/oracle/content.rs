@@ -73,14 +73,13 @@ impl Content {
                 ..
             } => {
                 let Some(scripted) = script.steps.get(told.steps) else {
-                    return Breach::new(
-                        format!("{} steps", script.steps.len()),
-                        event.to_json(),
-                    );
+                    return Breach::new(format!("{} steps", script.steps.len()), event.to_json());
                 };
                 let matches = if *partial {
                     scripted.text.starts_with(&text_of(chunks, ChunkKind::Text))
-                        && scripted.reasoning.starts_with(&text_of(chunks, ChunkKind::Reasoning))
+                        && scripted
+                            .reasoning
+                            .starts_with(&text_of(chunks, ChunkKind::Reasoning))
                 } else {
                     scripted.text == text_of(chunks, ChunkKind::Text)
                         && scripted.reasoning == text_of(chunks, ChunkKind::Reasoning)

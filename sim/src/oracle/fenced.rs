@@ -22,11 +22,17 @@ impl Fenced {
             Some(until) if *until >= moment.store_now => Ok(()),
             Some(until) => Breach::new(
                 format!("no {what} after the lease has lapsed at {}", until.0),
-                format!("{what} for turn {turn}, epoch {}, at {}", epoch.0, moment.store_now.0),
+                format!(
+                    "{what} for turn {turn}, epoch {}, at {}",
+                    epoch.0, moment.store_now.0
+                ),
             ),
             None => Breach::new(
                 format!("{what} only by an owner"),
-                format!("{what} for turn {turn} under epoch {}, which nobody was granted", epoch.0),
+                format!(
+                    "{what} for turn {turn} under epoch {}, which nobody was granted",
+                    epoch.0
+                ),
             ),
         }
     }
@@ -52,7 +58,8 @@ impl Oracle for Fenced {
             }
             Fact::Moved { after, .. } => {
                 if after.state.is_owned() {
-                    self.leases.insert((after.turn, after.epoch), after.lease_until);
+                    self.leases
+                        .insert((after.turn, after.epoch), after.lease_until);
                 }
                 Ok(())
             }
@@ -60,9 +67,7 @@ impl Oracle for Fenced {
                 self.holds(moment, event.turn, event.epoch, "provisional event")
             }
             Fact::Opened { turn, epoch } => self.holds(moment, *turn, *epoch, "request"),
-            Fact::ToolStarted { turn, epoch, .. } => {
-                self.holds(moment, *turn, *epoch, "command")
-            }
+            Fact::ToolStarted { turn, epoch, .. } => self.holds(moment, *turn, *epoch, "command"),
             _ => Ok(()),
         }
     }

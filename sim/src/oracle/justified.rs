@@ -68,7 +68,12 @@ impl Justified {
                 }
                 Breach::new("done: nobody asked for an abort", event.to_json())
             }
-            EventBody::Error { code, cause, message, .. } => self.failed(event, code, cause, message),
+            EventBody::Error {
+                code,
+                cause,
+                message,
+                ..
+            } => self.failed(event, code, cause, message),
             _ => Ok(()),
         }
     }
@@ -77,7 +82,10 @@ impl Justified {
         let step = self.steps.entry(event.turn).or_default();
         step.retries += 1;
         step.first_retry_at.get_or_insert(event.at);
-        let refusals = step.causes.iter().filter(|cause| matches!(cause, Cause::Refused { .. }));
+        let refusals = step
+            .causes
+            .iter()
+            .filter(|cause| matches!(cause, Cause::Refused { .. }));
         let refusals = refusals.count();
         if step.retries <= refusals {
             return Ok(());
@@ -199,7 +207,10 @@ impl Oracle for Justified {
                 self.aborted_conversations.extend(conversation.cloned());
                 Ok(())
             }
-            Fact::Lives { state: Life::Draining, .. } => {
+            Fact::Lives {
+                state: Life::Draining,
+                ..
+            } => {
                 self.shutdowns += 1;
                 Ok(())
             }

@@ -120,7 +120,10 @@ impl Limit {
             return Ok(());
         }
         Breach::new(
-            format!("at most {allowed} requests in flight at {}", request.provider),
+            format!(
+                "at most {allowed} requests in flight at {}",
+                request.provider
+            ),
             format!("{}: {counted:?}", counted.len()),
         )
     }

@@ -19,8 +19,8 @@ mod slot_has_stream;
 mod tools;
 mod transcript;
 
-
-// doctored
+#[cfg(test)]
+mod doctored;
 
 use std::rc::Rc;
 
@@ -65,6 +65,18 @@ pub(crate) trait Oracle {
 
     /// Judges one more fact.
     fn see(&mut self, moment: &Moment, fact: &Fact<'_>) -> Result<(), Breach>;
+}
+
+/// The names of all oracles, in the order in which they are asked.
+pub fn names() -> Vec<&'static str> {
+    let terms = Terms {
+        scripts: Vec::new(),
+        repeats_cuts: false,
+        seals: false,
+        resume_limit: 0,
+    };
+    let oracles = all(&Rc::new(terms));
+    oracles.iter().map(|oracle| oracle.name()).collect()
 }
 
 /// All oracles of one run.

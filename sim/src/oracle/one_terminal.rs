@@ -30,7 +30,11 @@ impl OneTerminal {
         };
         if let Some(terminal) = terminal {
             return Breach::new(
-                format!("nothing after the {} of turn {}", terminal.kind(), event.turn),
+                format!(
+                    "nothing after the {} of turn {}",
+                    terminal.kind(),
+                    event.turn
+                ),
                 event.to_json(),
             );
         }
@@ -43,10 +47,9 @@ impl OneTerminal {
     fn is_the_one(&self, event: &AgentEvent, what: &str) -> Result<(), Breach> {
         match self.turns.get(&event.turn) {
             Some(Some(terminal)) if terminal == event => Ok(()),
-            Some(Some(terminal)) => Breach::new(
-                format!("{what}: {}", terminal.to_json()),
-                event.to_json(),
-            ),
+            Some(Some(terminal)) => {
+                Breach::new(format!("{what}: {}", terminal.to_json()), event.to_json())
+            }
             Some(None) | None => Breach::new(
                 format!("{what}: none, the turn has not ended"),
                 event.to_json(),
@@ -63,9 +66,10 @@ impl Oracle for OneTerminal {
     fn see(&mut self, _: &Moment, fact: &Fact<'_>) -> Result<(), Breach> {
         match fact {
             Fact::Logged(event) => self.logged(event),
-            Fact::Published { event, .. } if event.is_terminal() => {
-                self.is_the_one(event, "the terminal event shown to clients is the logged one")
-            }
+            Fact::Published { event, .. } if event.is_terminal() => self.is_the_one(
+                event,
+                "the terminal event shown to clients is the logged one",
+            ),
             Fact::Answered {
                 answer: Answer::Ended(event),
                 ..

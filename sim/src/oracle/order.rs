@@ -32,12 +32,7 @@ impl Order {
         of_kind.iter().take(SHOWN).map(|w| w.turn).collect()
     }
 
-    fn viewed(
-        &self,
-        view: &AdmissionView,
-        line: &[Waiting],
-        streaming: u32,
-    ) -> Result<(), Breach> {
+    fn viewed(&self, view: &AdmissionView, line: &[Waiting], streaming: u32) -> Result<(), Breach> {
         if view.streaming != streaming {
             return Breach::new(
                 format!("{streaming} streaming turns in a view"),

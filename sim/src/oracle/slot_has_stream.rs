@@ -35,7 +35,10 @@ impl SlotHasStream {
             if at.saturating_sub(since) > WITHOUT_STREAM_US {
                 return Breach::new(
                     "a streaming turn has a request at its provider",
-                    format!("turn {turn} has had none for {} s", (at - since) / 1_000_000),
+                    format!(
+                        "turn {turn} has had none for {} s",
+                        (at - since) / 1_000_000
+                    ),
                 );
             }
             self.idle_since.insert(*turn, since);

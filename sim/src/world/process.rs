@@ -390,11 +390,7 @@ impl World<'_> {
 
     fn stop(&mut self, replica: usize, during: Us) {
         let place = &mut self.replicas[replica];
-        let Some(process) = place
-            .process
-            .as_mut()
-            .filter(|_| place.state == Life::Up)
-        else {
+        let Some(process) = place.process.as_mut().filter(|_| place.state == Life::Up) else {
             return;
         };
         process.stopped_at = self.at;

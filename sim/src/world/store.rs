@@ -105,7 +105,8 @@ impl World<'_> {
             verb,
             fate,
         } = asked;
-        let has_died = self.replicas[replica].life != life || self.replicas[replica].process.is_none();
+        let has_died =
+            self.replicas[replica].life != life || self.replicas[replica].process.is_none();
         if has_died && self.dice.store.chance(5_000) {
             return;
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use dispatch_core::event::OutputStream;
-use dispatch_core::ids::{EffectId, Epoch, TurnId};
+use dispatch_core::ids::{EffectId, TurnId};
 use dispatch_core::io::{Found, Input, ToolEnd, ToolStart};
 
 use super::{Event, World};
@@ -30,7 +30,6 @@ enum Directory {
 struct Run {
     command: String,
     turn: TurnId,
-    epoch: Epoch,
     call_id: String,
     replica: usize,
     life: u32,
@@ -94,7 +93,6 @@ impl World<'_> {
         self.runs.runs.push(Run {
             command,
             turn: start.turn,
-            epoch: start.epoch,
             call_id: start.call_id,
             replica,
             life,
