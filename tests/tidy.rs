@@ -22,7 +22,7 @@ const MAX_LINES: usize = 600;
 /// Files above [`MAX_LINES`]: path, what it may have, why it is not split.
 const LONG_FILES: &[(&str, usize, &str)] = &[(
     "core/tests/stretch.rs",
-    650,
+    700,
     "one world and the turns that are driven through it, read top-down",
 )];
 

@@ -1,6 +1,7 @@
 //! The thin host around `dispatch-core`: does everything, decides nothing.
 
 pub mod clock;
+pub mod demo;
 pub mod exec;
 pub mod net;
 pub mod provider;
