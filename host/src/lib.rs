@@ -1,1 +1,5 @@
-//! x
+//! The thin host around `dispatch-core`: does everything, decides nothing.
+
+pub mod net;
+pub mod provider;
+pub mod scripted;
