@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod exec;
 pub mod hub;
 pub mod net;
 pub mod provider;

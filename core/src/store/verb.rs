@@ -412,7 +412,7 @@ pub enum Reply {
         /// Abort requests.
         aborts: Vec<(TurnId, AbortRequest)>,
         /// Lost ownerships.
-        lost: Vec<TurnId>,
+        lost: Vec<Fence>,
     },
     /// To `SweepOne`; `None`: nothing has lapsed.
     Swept(Option<Swept>),

@@ -192,16 +192,19 @@ impl<'de: 'a, 'a> Visitor<'de> for ContentVisitor<'a> {
         to.write_str("content")
     }
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Content<'a>, E> {
-        Ok(Content {
-            text: Cow::Borrowed(text),
-            reasoning: Cow::default(),
-        })
+        Ok(plain(Cow::Borrowed(text)))
     }
     fn visit_str<E>(self, text: &str) -> Result<Content<'a>, E> {
-        Ok(Content {
-            text: Cow::Owned(String::from(text)),
-            reasoning: Cow::default(),
-        })
+        Ok(plain(Cow::Owned(String::from(text))))
+    }
+    fn visit_i64<E>(self, number: i64) -> Result<Content<'a>, E> {
+        Ok(plain(Cow::Owned(number.to_string())))
+    }
+    fn visit_u64<E>(self, number: u64) -> Result<Content<'a>, E> {
+        Ok(plain(Cow::Owned(number.to_string())))
+    }
+    fn visit_f64<E>(self, number: f64) -> Result<Content<'a>, E> {
+        Ok(plain(Cow::Owned(number.to_string())))
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Content<'a>, A::Error> {
         let mut joined = Content::default();
@@ -225,9 +228,16 @@ impl<'de: 'a, 'a> Visitor<'de> for ContentVisitor<'a> {
         }
         Ok(content)
     }
-    absent! { number literal }
+    absent! { literal }
 }
 lenient_value!(Content, ContentVisitor);
+
+fn plain(text: Cow<'_, str>) -> Content<'_> {
+    Content {
+        text,
+        reasoning: Cow::default(),
+    }
+}
 
 /// A tool call's arguments: JSON text, or the object itself, which is written
 /// back as JSON text.

@@ -23,6 +23,3 @@ pub mod provider_event;
 pub mod request;
 pub mod sse;
 pub mod validate;
-
-#[cfg(test)]
-mod sse_tests;

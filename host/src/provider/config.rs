@@ -104,9 +104,9 @@ impl BaseUrl {
             .authority
             .filter(|authority| !authority.host().is_empty())
             .ok_or_else(|| wrong("has no host"))?;
-        if authority.as_str().ends_with(':')
-            || authority.port().is_some() && authority.port_u16().is_none()
-        {
+        let has_port_or_none =
+            authority.port_u16().is_some() || authority.as_str() == authority.host();
+        if !has_port_or_none {
             return Err(wrong("has no valid port"));
         }
         let path = parts

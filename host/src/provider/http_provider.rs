@@ -1,6 +1,7 @@
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +19,10 @@ use crate::net::{ConnectError, HttpClient, Net, http_client, with_connect_limit}
 /// Speaks to one OpenAI-compatible server (P1). Cheap to clone; clones share
 /// the pool of connections.
 #[derive(Clone, Debug)]
-pub struct HttpProvider<N: Net> {
+pub struct HttpProvider<N: Net>(Arc<Inner<N>>);
+
+#[derive(Debug)]
+struct Inner<N: Net> {
     completions: Uri,
     authorization: Option<HeaderValue>,
     secrets: Secrets,
@@ -31,12 +35,12 @@ impl<N: Net> HttpProvider<N> {
     /// # Errors
     /// [`ProviderConfigError`] when it could never be called as configured.
     pub fn new(config: &ProviderConfig, net: N) -> Result<HttpProvider<N>, ProviderConfigError> {
-        Ok(HttpProvider {
+        Ok(HttpProvider(Arc::new(Inner {
             completions: config.base_url.join("chat/completions")?,
             authorization: config.authorization()?,
             secrets: config.secrets(),
             client: http_client(net, DEFAULT_CONNECT_LIMIT),
-        })
+        })))
     }
 
     /// Posts `body` to `chat/completions` and reports what comes back.
@@ -50,7 +54,7 @@ impl<N: Net> HttpProvider<N> {
         connect_ms: u64,
         sink: mpsc::Sender<ProviderInput>,
     ) -> StreamHandle {
-        let provider = self.clone();
+        let provider = self.0.clone();
         let limit = Duration::from_millis(connect_ms);
         StreamHandle::spawn(sink.clone(), async move {
             match provider.exchange(body, limit, &sink).await {
@@ -66,9 +70,11 @@ impl<N: Net> HttpProvider<N> {
 
     /// `text` with the key and every other configured secret masked (T3, P4).
     pub fn mask(&self, text: &str) -> String {
-        self.secrets.mask(text)
+        self.0.secrets.mask(text)
     }
+}
 
+impl<N: Net> Inner<N> {
     async fn exchange(
         &self,
         body: Bytes,

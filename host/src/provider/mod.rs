@@ -154,3 +154,37 @@ pub(crate) enum Ended {
     /// The receiver is gone.
     Unwatched,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_an_exchange_is_reported_as_its_one_end() {
+        let (sink, mut inputs) = mpsc::channel(4);
+        let _stream = StreamHandle::spawn(sink, async {
+            assert_eq!(std::hint::black_box(1), 2, "on purpose");
+            Ended::Clean
+        });
+        let last = inputs.recv().await;
+        assert!(
+            matches!(&last, Some(ProviderInput::Failed { kind: FailKind::Transport, message }) if message.contains("panicked")),
+            "{last:?}"
+        );
+        assert_eq!(inputs.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn the_scripted_provider_is_a_provider_like_any_other() {
+        let provider: Provider<crate::net::TokioNet> =
+            Provider::Scripted(ScriptedProvider::new(None));
+        let (sink, mut inputs) = mpsc::channel(4);
+        let _stream = provider.open("no json".into(), 1, sink);
+        assert!(matches!(
+            inputs.recv().await,
+            Some(ProviderInput::Head { status: 400, .. })
+        ));
+        assert!(matches!(inputs.recv().await, Some(ProviderInput::Bytes(_))));
+        assert_eq!(inputs.recv().await, Some(ProviderInput::End));
+    }
+}

@@ -38,7 +38,7 @@
 //! | `{"hold": "NAME"}` | waits till `NAME` is released |
 //! | `{"hang": true}` | says nothing more and keeps the connection |
 //! | `{"open": true}` | sends the head now, before any content |
-//! | `{"cut": true}` | drops the connection without an end |
+//! | `{"cut": true}` | drops the connection without an end; what the client has not taken yet may be lost |
 //! | `{"malformed": true}`, `{"malformed": "{oops"}` | sends an event whose data is no JSON |
 //! | `{"error_event": {"message": M, "type": T, "code": C}}` | sends an error inside the 200 stream, then ends without finish and terminator |
 //! | `{"no_terminator": true}` | leaves `data: [DONE]` out |

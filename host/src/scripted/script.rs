@@ -156,6 +156,12 @@ impl Speech {
             delay: Duration::ZERO,
         }
     }
+
+    fn total_bytes(&self) -> usize {
+        usize::try_from(self.repeat)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(self.text.len())
+    }
 }
 
 /// A script that cannot be followed.

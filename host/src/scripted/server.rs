@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::{get, post};
 use axum::serve::Listener;
 use axum::{Json, Router};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use http::{Method, StatusCode};
 use serde::Deserialize;
@@ -167,13 +167,24 @@ async fn complete(
         Some(Output::Bytes(_) | Output::Cut) | None => return Err(CutConnection),
     };
     let mut answer = HttpResponse::builder().status(status);
+    let is_json = headers.iter().any(|(_, value)| value == "application/json");
     for (name, value) in headers {
         answer = answer.header(name, value);
     }
-    let pieces = stream::unfold(Some(response), next_piece);
+    let body = if is_json {
+        // Nothing waits between a JSON head and its end; sent in one piece it
+        // has a length, as vendors' JSON has.
+        let mut whole = BytesMut::new();
+        while let Some(Output::Bytes(piece)) = response.next_output().await {
+            whole.extend_from_slice(&piece);
+        }
+        Body::from(whole.freeze())
+    } else {
+        Body::from_stream(stream::unfold(Some(response), next_piece))
+    };
     // Names and values were checked when the script was parsed.
     Ok(answer
-        .body(Body::from_stream(pieces))
+        .body(body)
         .unwrap_or_else(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())))
 }
 

@@ -74,11 +74,23 @@ pub(super) fn parse_actions(value: &Value, at: &Place) -> Result<Vec<Action>, Sc
 fn check_order(actions: &[Action], at: &Place) -> Result<(), ScriptError> {
     let is_json = actions.contains(&Action::Json);
     let mut is_open = false;
+    let mut said_bytes = 0usize;
     let mut last = None;
     for (n, action) in actions.iter().enumerate() {
         let at = at.index(n);
         if let Some(last) = last {
             return Err(at.error(&format!("can never happen: {last} ends the response")));
+        }
+        if let Action::Say(speech)
+        | Action::Think(speech)
+        | Action::ToolCall {
+            arguments: speech, ..
+        } = action
+        {
+            said_bytes = said_bytes.saturating_add(speech.total_bytes());
+        }
+        if said_bytes > MAX_TEXT_BYTES {
+            return Err(at.error("makes more than 64 MiB of text"));
         }
         match action {
             Action::Status { .. } if is_open || is_json => {
@@ -154,7 +166,8 @@ fn parse_action(value: &Value, at: &Place) -> Result<Action, ScriptError> {
 fn parse_simple(verb: &str, argument: &Value, at: &Place) -> Result<Action, ScriptError> {
     match verb {
         "usage" | "error_event" => {
-            if !argument.is_object() && !(verb == "error_event" && argument.is_string()) {
+            let is_message = verb == "error_event" && argument.is_string();
+            if !is_message && !argument.is_object() {
                 return Err(at.error("must be an object"));
             }
             Ok(match verb {
@@ -207,12 +220,6 @@ fn parse_speech(text: String, fields: &mut Fields<'_>) -> Result<Speech, ScriptE
     });
     if chunk == 0 {
         return Err(at.key("chunk").error("must be at least 1 character"));
-    }
-    let total = usize::try_from(repeat)
-        .unwrap_or(usize::MAX)
-        .saturating_mul(text.len());
-    if total > MAX_TEXT_BYTES {
-        return Err(at.key("repeat").error("makes more than 64 MiB of text"));
     }
     let delay_ms = u64::from(fields.small("delay_ms")?.unwrap_or(0));
     if delay_ms > MAX_DELAY_MS {
