@@ -1,8 +1,10 @@
 //! The thin host around `dispatch-core`: does everything, decides nothing.
 
+pub(crate) mod client;
 pub mod clock;
 pub mod exec;
 pub mod net;
 pub mod provider;
+pub mod run;
 pub mod scripted;
 pub mod store;
