@@ -316,6 +316,9 @@ pub enum Effect {
     CloseProvider {
         /// Which.
         id: EffectId,
+        /// The step is whole and only the end of the body is missing: read on
+        /// for a moment, so that the connection can serve the next request.
+        finished: bool,
     },
     /// Run a tool. -> `ToolOutput`*, `ToolDone`
     StartTool {
@@ -364,6 +367,11 @@ pub enum Effect {
         code: String,
         /// For people.
         message: String,
+    },
+    /// The store has answered the boot: requests can be served.
+    Ready {
+        /// Turns that an earlier life had owned.
+        taken_over: u32,
     },
     /// After `Shutdown`: no turn is owned any more.
     Drained,

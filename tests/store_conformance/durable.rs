@@ -128,13 +128,16 @@ fn a_full_queue_answers_at_once_that_nothing_landed() {
     let store = SqliteStore::open_with(&path, Arc::new(SystemClock::new()), options).unwrap();
     let (tell, heard) = channel();
     let (open, gate) = channel::<()>();
+    let (enter, entered) = channel::<()>();
     // The writer is busy with this listener until the gate opens.
     store.submit(
         boot(),
         Box::new(move |_| {
+            let _ = enter.send(());
             let _ = gate.recv();
         }),
     );
+    entered.recv().unwrap();
     for n in 0..64 {
         store.submit(accept(n), send(&tell, n as usize));
     }

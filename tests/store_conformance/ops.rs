@@ -187,7 +187,10 @@ impl Ops {
                 fence,
                 answers: self.answers(model, &row),
             },
-            8 => Verb::Park { fence },
+            8 => Verb::Park {
+                fence,
+                restart: (self.below(3) == 0).then(|| self.text()),
+            },
             9 => self.retry(&row, fence),
             _ => self.elect(model, &row, fence),
         }

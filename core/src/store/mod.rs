@@ -47,7 +47,7 @@ pub fn apply<T: Tx>(tx: &mut T, verb: &Verb) -> Result<Reply, T::Error> {
         } => step::restart(tx, *fence, *step, reason, *by),
         Verb::ToolsStarted { fence, calls } => step::tools_started(tx, *fence, calls),
         Verb::ToolsFinished { fence, answers } => step::tools_finished(tx, *fence, answers),
-        Verb::Park { fence } => step::park(tx, *fence),
+        Verb::Park { fence, restart } => step::park(tx, *fence, restart.as_deref()),
         Verb::ScheduleRetry { fence, retry } => step::schedule_retry(tx, *fence, retry),
         Verb::RequestAbort(request) => elect::request_abort(tx, request),
         Verb::Elect(election) => elect::elect(tx, election),

@@ -32,6 +32,8 @@ pub(super) fn load<T: Tx>(tx: &mut T, turn: TurnId, epoch: Epoch) -> Result<Repl
     })))
 }
 
+/// A segment that was sent before, in whole or in part, is appended only as
+/// far as it is new; one that would leave a hole is dropped.
 pub(super) fn checkpoint<T: Tx>(tx: &mut T, segments: &[Segment]) -> Result<Reply, T::Error> {
     for segment in segments {
         let fence = Fence {
@@ -40,11 +42,37 @@ pub(super) fn checkpoint<T: Tx>(tx: &mut T, segments: &[Segment]) -> Result<Repl
         };
         let still_open =
             Open::at_fence(tx, fence)?.is_some_and(|open| open.turn.step == segment.step);
-        if still_open {
-            tx.put_segment(segment)?;
+        if !still_open {
+            continue;
+        }
+        let kept = tx.segments(segment.turn)?;
+        let kept = || {
+            kept.iter()
+                .filter(|s| s.epoch == segment.epoch && s.step == segment.step)
+        };
+        let text_end = kept().map(|s| s.text.len() as u64).sum();
+        let reasoning_end = kept().map(|s| s.reasoning.len() as u64).sum();
+        let text = beyond(text_end, segment.text_offset, &segment.text);
+        let reasoning = beyond(reasoning_end, segment.reasoning_offset, &segment.reasoning);
+        if !text.is_empty() || !reasoning.is_empty() {
+            tx.put_segment(&Segment {
+                text_offset: text_end,
+                text: text.into(),
+                reasoning_offset: reasoning_end,
+                reasoning: reasoning.into(),
+                ..segment.clone()
+            })?;
         }
     }
     Ok(Reply::Landed { events: Vec::new() })
+}
+
+/// What of a piece at `offset` lies beyond `end`; nothing, if there is a hole between them.
+fn beyond(end: u64, offset: u64, piece: &str) -> &str {
+    let known = end
+        .checked_sub(offset)
+        .and_then(|n| usize::try_from(n).ok());
+    known.and_then(|n| piece.get(n..)).unwrap_or("")
 }
 
 pub(super) fn commit<T: Tx>(
@@ -122,10 +150,25 @@ pub(super) fn tools_finished<T: Tx>(
     open.landed()
 }
 
-pub(super) fn park<T: Tx>(tx: &mut T, fence: Fence) -> Result<Reply, T::Error> {
+pub(super) fn park<T: Tx>(
+    tx: &mut T,
+    fence: Fence,
+    restart: Option<&str>,
+) -> Result<Reply, T::Error> {
     let Some(mut open) = Open::at_fence(tx, fence)? else {
         return Ok(Reply::Fenced);
     };
+    if let Some(terminal) = open.wished_end() {
+        return open.end(None, &[], &terminal);
+    }
+    if let Some(reason) = restart {
+        let step = open.turn.step;
+        open.log(EventBody::StepRestart {
+            step,
+            reason: reason.into(),
+        })?;
+        open.tx.drop_segments(fence.turn)?;
+    }
     let due_at = open.now;
     open.park(due_at)?;
     open.landed()
@@ -139,6 +182,9 @@ pub(super) fn schedule_retry<T: Tx>(
     let Some(mut open) = Open::at_fence(tx, fence)? else {
         return Ok(Reply::Fenced);
     };
+    if let Some(terminal) = open.wished_end() {
+        return open.end(None, &[], &terminal);
+    }
     let due_at = open.now + retry.delay_ms;
     open.turn.retry = refused(&open.turn.retry, retry, open.now);
     open.log(EventBody::ProviderRetry {
@@ -149,6 +195,11 @@ pub(super) fn schedule_retry<T: Tx>(
         code: retry.failure.code.clone(),
         source: retry.source.clone(),
     })?;
+    if crate::planted!("D02") && retry.failure.cause == "stream-cut" {
+        // A slot that nobody will ever have left.
+        let never = open.now + u64::MAX / 2;
+        open.tx.put_release(&open.turn.provider, never)?;
+    }
     open.park(due_at)?;
     open.landed()
 }

@@ -8,7 +8,7 @@ use super::rows::{ProviderRow, TurnState};
 use super::tx::Tx;
 use super::verb::{Boot, Fence, ProviderSettings, Reply, Swept};
 use crate::event::AgentEvent;
-use crate::ids::{Owner, Slug, TurnId};
+use crate::ids::{Owner, Slug};
 use crate::liveness::{SweepAction, SweepPolicy, decide};
 
 pub(super) fn boot<T: Tx>(tx: &mut T, boot: &Boot) -> Result<Reply, T::Error> {
@@ -130,11 +130,11 @@ pub(super) fn renew<T: Tx>(
 
 pub(super) fn requests<T: Tx>(tx: &mut T, turns: &[Fence]) -> Result<Reply, T::Error> {
     let mut aborts = Vec::new();
-    let mut lost: Vec<TurnId> = Vec::new();
+    let mut lost: Vec<Fence> = Vec::new();
     for fence in turns {
         match Open::at_fence(tx, *fence)? {
             Some(open) => aborts.extend(open.turn.abort.map(|abort| (fence.turn, abort))),
-            None => lost.push(fence.turn),
+            None => lost.push(*fence),
         }
     }
     Ok(Reply::Requests { aborts, lost })

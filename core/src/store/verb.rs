@@ -86,6 +86,8 @@ pub enum Verb {
     Park {
         /// Who writes.
         fence: Fence,
+        /// The open step is given up half-way, for this reason: what was shown of it is void.
+        restart: Option<String>,
     },
     /// Back in line until a retry is due. -> `Landed`, `Fenced`
     ScheduleRetry {
@@ -410,7 +412,7 @@ pub enum Reply {
         /// Abort requests.
         aborts: Vec<(TurnId, AbortRequest)>,
         /// Lost ownerships.
-        lost: Vec<TurnId>,
+        lost: Vec<Fence>,
     },
     /// To `SweepOne`; `None`: nothing has lapsed.
     Swept(Option<Swept>),

@@ -1,0 +1,130 @@
+//! Outcomes of store verbs. "Unknown" and silence have one answer: ask the
+//! same verb again, because every verb lands at most once however often it is
+//! asked. What must not be asked again after silence is not.
+
+use alloc::string::ToString;
+
+use super::{Dispatcher, Stage};
+use crate::ids::EffectId;
+use crate::io::{Answer, Effect};
+use crate::kit::{Ask, Purpose};
+use crate::store::{Outcome, Reply, StoreFault, Verb};
+use crate::turn::Stretch;
+
+impl Dispatcher {
+    pub(super) fn stored(&mut self, id: EffectId, outcome: Outcome) {
+        // No entry: its deadline has passed, or its turn is owned no more.
+        let Some(ask) = self.kit.take_ask(id) else {
+            return;
+        };
+        match outcome {
+            Ok(reply) => self.answered(id, ask, reply),
+            Err(fault) => {
+                if let StoreFault::Failed(message) = &fault {
+                    self.kit.trace(
+                        "store-failed",
+                        alloc::format!("{}: {message}", ask.verb.name()),
+                    );
+                }
+                self.unanswered(ask, false);
+            }
+        }
+    }
+
+    /// The verb's deadline has passed: it may land yet.
+    pub(super) fn verb_due(&mut self, id: EffectId) {
+        if let Some(ask) = self.kit.take_ask(id) {
+            self.kit.trace("store-silent", ask.verb.name().to_string());
+            self.unanswered(ask, true);
+        }
+    }
+
+    pub(super) fn ask_again(&mut self, n: u64) {
+        if let Some(ask) = self.kit.pausing.remove(&n) {
+            let (now, store_ms) = (self.now, self.config.deadlines.store_ms);
+            let turn = match ask.purpose {
+                Purpose::Turn(turn) => Some(turn),
+                _ => None,
+            };
+            let id = self.kit.send(now, store_ms, ask);
+            if let Some(stretch) = turn.and_then(|turn| self.turns.get_mut(&turn)) {
+                stretch.asked_again(id);
+            }
+        }
+    }
+
+    fn unanswered(&mut self, ask: Ask, may_land_yet: bool) {
+        let waited_ms = self.now.mono.since_ms(ask.first_asked_at);
+        match &ask.purpose {
+            Purpose::Boot | Purpose::Grants(_) => self.kit.ask_again_later(self.now, ask),
+            Purpose::Turn(turn) => {
+                // A lost ownership ends the asking too: the lease timer sees to it.
+                if self.turns.contains_key(turn) {
+                    self.kit.ask_again_later(self.now, ask);
+                }
+            }
+            Purpose::Command(id) => {
+                let in_time = waited_ms < self.config.deadlines.store_ms;
+                if in_time && lands_once(&ask.verb, may_land_yet) {
+                    self.kit.ask_again_later(self.now, ask);
+                } else {
+                    self.kit.emit(Effect::Answer {
+                        id: *id,
+                        answer: Answer::Unconfirmed,
+                    });
+                }
+            }
+            Purpose::View(provider) => {
+                let provider = provider.clone();
+                self.look_failed(&provider);
+            }
+            // The next round asks anew.
+            Purpose::Renew | Purpose::Requests | Purpose::Sweep | Purpose::Checkpoint => {}
+        }
+    }
+
+    fn answered(&mut self, id: EffectId, ask: Ask, reply: Reply) {
+        let asked_again = ask.tries > 0;
+        match ask.purpose {
+            Purpose::Boot => self.booted(reply),
+            Purpose::Command(command) => self.command_answered(command, reply),
+            Purpose::View(provider) => self.viewed(&provider, reply),
+            Purpose::Grants(provider) => self.granted(&provider, reply, ask.first_asked_at),
+            Purpose::Turn(turn) => {
+                self.on_turn(turn, |stretch: &mut Stretch, ctx| {
+                    stretch.replied(ctx, id, reply, asked_again)
+                });
+            }
+            Purpose::Renew => self.renewed(ask.verb, reply, ask.first_asked_at),
+            Purpose::Requests => self.requests_read(reply),
+            Purpose::Sweep => self.swept(reply),
+            Purpose::Checkpoint => self.checkpointed(ask.verb, reply),
+        }
+    }
+
+    fn booted(&mut self, reply: Reply) {
+        if let Reply::Booted { events, taken_over } = reply {
+            self.kit.publish(events);
+            self.kit.emit(Effect::Ready { taken_over });
+        }
+        if self.stage == Stage::Booting {
+            self.stage = Stage::Serving;
+        }
+        self.begin_upkeep();
+        self.look_everywhere();
+        for (id, command) in core::mem::take(&mut self.early) {
+            self.command(id, command);
+        }
+    }
+}
+
+/// Whether asking again is harmless. A write whose first asking may still land
+/// later must be one that a later state does not fall back from.
+fn lands_once(verb: &Verb, may_land_yet: bool) -> bool {
+    match verb {
+        Verb::Accept(_) => true,
+        // "The conversation's open turn" may be another one by now.
+        Verb::RequestAbort(request) => request.turn.is_some(),
+        _ => !may_land_yet,
+    }
+}

@@ -1,0 +1,273 @@
+//! What every child of the Dispatcher works with: effects out, timers, and the
+//! register of what is in flight. Children see this, drivers never do.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::event::AgentEvent;
+use crate::ids::{CommandId, EffectId, ProviderId, TurnId};
+use crate::io::Effect;
+use crate::store::Verb;
+use crate::time::{Instant, Now};
+
+/// Why the core wants to be woken.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Wake {
+    /// A stream may be silent for too long.
+    StreamDue(TurnId),
+    /// A tool call, by its place in the step, has run for too long, or was
+    /// killed and has not ended.
+    ToolDue(TurnId, u32),
+    /// A turn's lease was not renewed in time.
+    FenceDue(TurnId),
+    /// A turn's hard limit is reached.
+    HardLimitDue(TurnId),
+    /// A store verb has not come back.
+    VerbDue(EffectId),
+    /// A store verb is to be asked again.
+    AskAgain(u64),
+    /// A provider's line is to be looked at.
+    LookDue(ProviderId),
+    /// Leases are to be renewed.
+    RenewDue,
+    /// Lapsed leases are to be swept.
+    SweepDue,
+    /// Abort requests are to be read.
+    RequestsDue,
+    /// Open steps are to be checkpointed.
+    CheckpointDue,
+    /// A shutdown has waited long enough.
+    DrainDue,
+}
+
+/// At most one deadline for each reason, in order of time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Timers {
+    queue: BTreeSet<(Instant, Wake)>,
+    by_wake: BTreeMap<Wake, Instant>,
+}
+
+impl Timers {
+    pub(crate) fn arm(&mut self, wake: Wake, at: Instant) {
+        self.disarm(&wake);
+        self.queue.insert((at, wake.clone()));
+        self.by_wake.insert(wake, at);
+    }
+
+    /// Arms unless an earlier deadline stands.
+    pub(crate) fn arm_by(&mut self, wake: Wake, at: Instant) {
+        if self
+            .by_wake
+            .get(&wake)
+            .is_none_or(|standing| *standing > at)
+        {
+            self.arm(wake, at);
+        }
+    }
+
+    pub(crate) fn disarm(&mut self, wake: &Wake) {
+        if let Some((wake, at)) = self.by_wake.remove_entry(wake) {
+            self.queue.remove(&(at, wake));
+        }
+    }
+
+    pub(crate) fn is_armed(&self, wake: &Wake) -> bool {
+        self.by_wake.contains_key(wake)
+    }
+
+    pub(crate) fn next(&self) -> Option<(Instant, Wake)> {
+        self.queue.first().cloned()
+    }
+
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<Wake> {
+        let due = self.queue.first().is_some_and(|(at, _)| *at <= now);
+        let (_, wake) = due.then(|| self.queue.pop_first())??;
+        self.by_wake.remove(&wake);
+        Some(wake)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Wake> {
+        self.by_wake.keys()
+    }
+}
+
+/// Whom a store verb's outcome concerns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Purpose {
+    Boot,
+    Command(CommandId),
+    View(ProviderId),
+    Grants(ProviderId),
+    Turn(TurnId),
+    Renew,
+    Requests,
+    Sweep,
+    Checkpoint,
+}
+
+/// One store verb on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ask {
+    pub(crate) verb: Verb,
+    pub(crate) purpose: Purpose,
+    /// Of the first asking: what a lease granted by it counts from.
+    pub(crate) first_asked_at: Instant,
+    pub(crate) tries: u32,
+}
+
+/// What an effect's completion is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Flight {
+    Verb(Box<Ask>),
+    Stream(TurnId),
+    Tool(TurnId, u32),
+    Reap(TurnId, u32),
+}
+
+/// See the module's page.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kit {
+    pub(crate) effects: VecDeque<Effect>,
+    pub(crate) timers: Timers,
+    pub(crate) flights: BTreeMap<EffectId, Flight>,
+    /// Verbs that wait to be asked again.
+    pub(crate) pausing: BTreeMap<u64, Ask>,
+    incarnation: u32,
+    next: u64,
+    rng: ChaCha8Rng,
+}
+
+impl Kit {
+    pub(crate) fn new(seed: [u8; 32], incarnation: u32) -> Kit {
+        Kit {
+            effects: VecDeque::new(),
+            timers: Timers::default(),
+            flights: BTreeMap::new(),
+            pausing: BTreeMap::new(),
+            incarnation,
+            next: 0,
+            rng: ChaCha8Rng::from_seed(seed),
+        }
+    }
+
+    pub(crate) fn random(&mut self) -> u128 {
+        (u128::from(self.rng.next_u64()) << 64) | u128::from(self.rng.next_u64())
+    }
+
+    /// Uniform enough for pauses: 0 to `below` - 1.
+    pub(crate) fn random_below(&mut self, below: u64) -> u64 {
+        self.rng.next_u64() % below.max(1)
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Names a new effect and remembers whom it concerns.
+    pub(crate) fn register(&mut self, flight: Flight) -> EffectId {
+        let id = EffectId {
+            incarnation: self.incarnation,
+            n: self.number(),
+        };
+        self.flights.insert(id, flight);
+        id
+    }
+
+    pub(crate) fn emit(&mut self, effect: Effect) {
+        self.effects.push_back(effect);
+    }
+
+    pub(crate) fn publish(&mut self, events: Vec<AgentEvent>) {
+        for event in events {
+            self.emit(Effect::Publish {
+                event: Box::new(event),
+            });
+        }
+    }
+
+    pub(crate) fn trace(&mut self, code: &str, message: String) {
+        self.emit(Effect::Trace {
+            code: code.to_string(),
+            message,
+        });
+    }
+
+    /// Asks the store; the outcome goes to `purpose`.
+    pub(crate) fn ask(
+        &mut self,
+        now: Now,
+        store_ms: u64,
+        purpose: Purpose,
+        verb: Verb,
+    ) -> EffectId {
+        self.send(
+            now,
+            store_ms,
+            Ask {
+                verb,
+                purpose,
+                first_asked_at: now.mono,
+                tries: 0,
+            },
+        )
+    }
+
+    pub(crate) fn send(&mut self, now: Now, store_ms: u64, ask: Ask) -> EffectId {
+        let verb = ask.verb.clone();
+        let id = self.register(Flight::Verb(Box::new(ask)));
+        self.timers.arm(Wake::VerbDue(id), now.mono + store_ms);
+        self.emit(Effect::Store { id, verb });
+        id
+    }
+
+    /// Takes a verb's register entry when its outcome, or its deadline, comes.
+    pub(crate) fn take_ask(&mut self, id: EffectId) -> Option<Ask> {
+        match self.flights.remove(&id) {
+            Some(Flight::Verb(ask)) => {
+                self.timers.disarm(&Wake::VerbDue(id));
+                Some(*ask)
+            }
+            Some(other) => {
+                self.flights.insert(id, other);
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// Asks the same verb again after a short, seeded pause that grows.
+    pub(crate) fn ask_again_later(&mut self, now: Now, mut ask: Ask) {
+        let base_ms = (25u64 << ask.tries.min(5)).min(1_000);
+        let pause_ms = base_ms + self.random_below(base_ms);
+        ask.tries = ask.tries.saturating_add(1);
+        let n = self.number();
+        self.pausing.insert(n, ask);
+        self.timers.arm(Wake::AskAgain(n), now.mono + pause_ms);
+    }
+}
+
+/// A child's view of the world for the length of one input.
+#[derive(Debug)]
+pub(crate) struct Ctx<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) now: Now,
+    pub(crate) kit: &'a mut Kit,
+}
+
+impl Ctx<'_> {
+    pub(crate) fn ask(&mut self, purpose: Purpose, verb: Verb) -> EffectId {
+        self.kit
+            .ask(self.now, self.config.deadlines.store_ms, purpose, verb)
+    }
+}

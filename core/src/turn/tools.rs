@@ -1,0 +1,443 @@
+//! The tools' side of a stretch: every call of the step is answered, whatever
+//! happens to it, before the turn goes on (T12).
+
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+use super::{Moved, Phase, Stretch};
+use crate::config::Deadlines;
+use crate::event::{EventBody, OutputStream, StatusState};
+use crate::ids::{EffectId, Epoch, TurnId};
+use crate::io::{Effect, Found, ToolEnd, ToolStart};
+use crate::kit::{Ctx, Flight, Kit, Purpose, Wake};
+use crate::reconcile::OUTCOME_UNKNOWN;
+use crate::store::{CallRow, CallState, StepRecord, ToolAnswer, Verb};
+use crate::time::Instant;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Tools {
+    calls: Vec<Call>,
+    /// Answers that the store has not been told yet.
+    unwritten: Vec<ToolAnswer>,
+    /// The verb in flight, which is the stretch's.
+    writing: Writing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Writing {
+    Nothing,
+    Starts,
+    Answers,
+}
+
+/// One call of the step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Call {
+    n: u32,
+    call_id: String,
+    name: String,
+    input: String,
+    at: Stage,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Stage {
+    /// Not started, and nobody has said that it will be.
+    Asked,
+    /// An earlier ownership may have started it.
+    Orphan(Epoch),
+    /// The earlier ownership's command is being put down.
+    Reaping { effect: EffectId, due: Instant },
+    /// The store is told that it starts.
+    Announced,
+    /// It runs.
+    Running {
+        effect: EffectId,
+        due: Instant,
+        killed: bool,
+    },
+    /// It has its answer.
+    Answered,
+}
+
+impl Call {
+    /// The calls of a step that was just committed.
+    pub(super) fn asked(step: &StepRecord) -> Vec<Call> {
+        (0..)
+            .zip(&step.calls)
+            .map(|(n, call)| Call {
+                n,
+                call_id: call.call_id.clone(),
+                name: call.name.clone(),
+                input: call.input.clone(),
+                at: Stage::Asked,
+            })
+            .collect()
+    }
+
+    /// A call that an earlier ownership left without an answer.
+    pub(super) fn reopened(row: CallRow) -> Option<Call> {
+        let at = match row.state {
+            CallState::Asked => Stage::Asked,
+            CallState::Started(epoch) => Stage::Orphan(epoch),
+            CallState::Finished => return None,
+        };
+        Some(Call {
+            n: row.n,
+            call_id: row.call_id,
+            name: row.name,
+            input: row.input,
+            at,
+        })
+    }
+
+    fn wake(&self, turn: TurnId) -> Wake {
+        Wake::ToolDue(turn, self.n)
+    }
+}
+
+impl Stretch {
+    /// Starts what was never started and puts down what an earlier ownership
+    /// left running; nothing is ever run twice (L10).
+    pub(super) fn run_tools(&mut self, ctx: &mut Ctx<'_>, calls: Vec<Call>) {
+        let mut tools = Tools {
+            calls,
+            unwritten: Vec::new(),
+            writing: Writing::Nothing,
+        };
+        tools.reap_orphans(ctx, self.turn);
+        self.phase = Phase::Tools(tools);
+        self.show_status(ctx, StatusState::WaitingTools);
+        if self.ending.is_some() || self.hand_over {
+            if let Phase::Tools(tools) = &mut self.phase {
+                tools.kill_all(ctx, self.turn);
+            }
+            self.tools_moved(ctx);
+            return;
+        }
+        self.announce_starts(ctx);
+    }
+
+    fn announce_starts(&mut self, ctx: &mut Ctx<'_>) {
+        let fence = self.fence();
+        let Phase::Tools(tools) = &mut self.phase else {
+            return;
+        };
+        let calls = tools.announce();
+        if calls.is_empty() {
+            return;
+        }
+        tools.writing = Writing::Starts;
+        self.verb = Some(ctx.ask(
+            Purpose::Turn(self.turn),
+            Verb::ToolsStarted { fence, calls },
+        ));
+    }
+
+    /// The verb of this phase has landed.
+    pub(super) fn tools_written(&mut self, ctx: &mut Ctx<'_>) -> Moved {
+        let stopping = self.ending.is_some() || self.hand_over;
+        let (turn, epoch) = (self.turn, self.epoch);
+        let cwd = self.world.as_ref().and_then(|world| world.cwd.clone());
+        let Phase::Tools(tools) = &mut self.phase else {
+            return Moved::On;
+        };
+        if core::mem::replace(&mut tools.writing, Writing::Nothing) == Writing::Starts {
+            if stopping {
+                tools.answer_unstarted("the turn was stopped before this tool was started");
+            } else {
+                tools.start_announced(ctx, turn, epoch, cwd.as_deref());
+            }
+        }
+        self.tools_moved(ctx)
+    }
+
+    /// Writes what has gathered; goes on when every call has its answer.
+    pub(super) fn tools_moved(&mut self, ctx: &mut Ctx<'_>) -> Moved {
+        let fence = self.fence();
+        let Phase::Tools(tools) = &mut self.phase else {
+            return Moved::On;
+        };
+        if tools.writing != Writing::Nothing {
+            return Moved::On;
+        }
+        let all_answered = tools.calls.iter().all(|call| call.at == Stage::Answered);
+        if let (true, Some(terminal)) = (all_answered, self.ending.clone()) {
+            let answers = core::mem::take(&mut tools.unwritten);
+            return self.elect(ctx, None, answers, terminal);
+        }
+        if !tools.unwritten.is_empty() {
+            let answers = core::mem::take(&mut tools.unwritten);
+            tools.writing = Writing::Answers;
+            let verb = Verb::ToolsFinished { fence, answers };
+            self.verb = Some(ctx.ask(Purpose::Turn(self.turn), verb));
+            return Moved::SlotFreed;
+        }
+        if all_answered {
+            self.park(ctx, None)
+        } else {
+            Moved::On
+        }
+    }
+
+    pub(crate) fn tool_output(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        n: u32,
+        stream: OutputStream,
+        offset: u64,
+        text: String,
+    ) -> Moved {
+        let Phase::Tools(tools) = &self.phase else {
+            return Moved::On;
+        };
+        if let Some(call) = tools.calls.iter().find(|call| call.n == n) {
+            let call_id = call.call_id.clone();
+            self.show_provisional(
+                ctx,
+                EventBody::ToolOutput {
+                    call_id,
+                    stream,
+                    offset,
+                    text,
+                },
+            );
+        }
+        Moved::On
+    }
+
+    pub(crate) fn tool_done(&mut self, ctx: &mut Ctx<'_>, n: u32, end: ToolEnd) -> Moved {
+        let turn = self.turn;
+        let Phase::Tools(tools) = &mut self.phase else {
+            return Moved::On;
+        };
+        tools.answer(ctx, turn, n, end);
+        self.tools_moved(ctx)
+    }
+
+    pub(crate) fn reaped(&mut self, ctx: &mut Ctx<'_>, n: u32, found: Found) -> Moved {
+        let end = match found {
+            Found::Nothing => unknown_outcome(""),
+            Found::Killed { output } => unknown_outcome(&output),
+            Found::Finished(end) => end,
+        };
+        self.tool_done(ctx, n, end)
+    }
+
+    /// A tool has run past its deadline, or has outlived being killed.
+    pub(crate) fn tool_due(&mut self, ctx: &mut Ctx<'_>, n: u32) -> Moved {
+        let turn = self.turn;
+        let Phase::Tools(tools) = &mut self.phase else {
+            return Moved::On;
+        };
+        let Some(call) = tools.calls.iter_mut().find(|call| call.n == n) else {
+            return Moved::On;
+        };
+        match &mut call.at {
+            Stage::Running {
+                effect,
+                due,
+                killed: killed @ false,
+            } => {
+                *killed = true;
+                *due = ctx.now.mono + ctx.config.deadlines.kill_ms;
+                let (id, due) = (*effect, *due);
+                ctx.kit.emit(Effect::KillTool { id });
+                ctx.kit.timers.arm(Wake::ToolDue(turn, n), due);
+                Moved::On
+            }
+            Stage::Running { effect, .. } | Stage::Reaping { effect, .. } => {
+                let id = *effect;
+                ctx.kit.flights.remove(&id);
+                let end = unknown_outcome("the command did not end when it was killed");
+                tools.answer(ctx, turn, n, end);
+                self.tools_moved(ctx)
+            }
+            Stage::Asked | Stage::Orphan(_) | Stage::Announced | Stage::Answered => Moved::On,
+        }
+    }
+}
+
+impl Tools {
+    fn reap_orphans(&mut self, ctx: &mut Ctx<'_>, turn: TurnId) {
+        for call in &mut self.calls {
+            let Stage::Orphan(epoch) = call.at else {
+                continue;
+            };
+            let effect = ctx.kit.register(Flight::Reap(turn, call.n));
+            let due = ctx.now.mono + 3 * ctx.config.deadlines.kill_ms;
+            ctx.kit.timers.arm(call.wake(turn), due);
+            ctx.kit.emit(Effect::ReapTool {
+                id: effect,
+                turn,
+                call_id: call.call_id.clone(),
+                epoch,
+            });
+            call.at = Stage::Reaping { effect, due };
+        }
+    }
+
+    fn announce(&mut self) -> Vec<String> {
+        let asked = self.calls.iter_mut().filter(|call| call.at == Stage::Asked);
+        asked
+            .map(|call| {
+                call.at = Stage::Announced;
+                call.call_id.clone()
+            })
+            .collect()
+    }
+
+    fn start_announced(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        turn: TurnId,
+        epoch: Epoch,
+        cwd: Option<&str>,
+    ) {
+        let deadlines = ctx.config.deadlines;
+        for call in self
+            .calls
+            .iter_mut()
+            .filter(|call| call.at == Stage::Announced)
+        {
+            let effect = ctx.kit.register(Flight::Tool(turn, call.n));
+            // The supervisor keeps the same deadline and has the better words
+            // for it; the core's own is for a supervisor that does not answer.
+            let due = ctx.now.mono + deadlines.tool_ms + deadlines.kill_ms;
+            ctx.kit.timers.arm(call.wake(turn), due);
+            ctx.kit.emit(Effect::StartTool {
+                id: effect,
+                start: Box::new(ToolStart {
+                    turn,
+                    epoch,
+                    call_id: call.call_id.clone(),
+                    name: call.name.clone(),
+                    input: call.input.clone(),
+                    cwd: cwd.map(ToString::to_string),
+                    deadline_ms: deadlines.tool_ms,
+                }),
+            });
+            call.at = Stage::Running {
+                effect,
+                due,
+                killed: false,
+            };
+        }
+    }
+
+    /// Kills what runs; what never started is answered at once.
+    pub(super) fn kill_all(&mut self, ctx: &mut Ctx<'_>, turn: TurnId) {
+        let kill_ms = ctx.config.deadlines.kill_ms;
+        for call in &mut self.calls {
+            let wake = call.wake(turn);
+            if let Stage::Running {
+                effect,
+                due,
+                killed: killed @ false,
+            } = &mut call.at
+            {
+                *killed = true;
+                *due = ctx.now.mono + kill_ms;
+                ctx.kit.emit(Effect::KillTool { id: *effect });
+                ctx.kit.timers.arm(wake, *due);
+            }
+        }
+        // Announced ones wait for their verb: it decides whether they count as started.
+        self.answer_where(
+            |at| *at == Stage::Asked,
+            "the turn was stopped before this tool was started",
+        );
+    }
+
+    fn answer_unstarted(&mut self, why: &str) {
+        self.answer_where(|at| matches!(at, Stage::Asked | Stage::Announced), why);
+    }
+
+    fn answer_where(&mut self, which: impl Fn(&Stage) -> bool, why: &str) {
+        for call in self.calls.iter_mut().filter(|call| which(&call.at)) {
+            call.at = Stage::Answered;
+            self.unwritten.push(ToolAnswer {
+                call_id: call.call_id.clone(),
+                ok: false,
+                output: why.to_string(),
+                duration_ms: 0,
+                spilled: None,
+            });
+        }
+    }
+
+    fn answer(&mut self, ctx: &mut Ctx<'_>, turn: TurnId, n: u32, end: ToolEnd) {
+        let Some(call) = self.calls.iter_mut().find(|call| call.n == n) else {
+            return;
+        };
+        if call.at == Stage::Answered {
+            return;
+        }
+        ctx.kit.timers.disarm(&call.wake(turn));
+        call.at = Stage::Answered;
+        self.unwritten.push(ToolAnswer {
+            call_id: call.call_id.clone(),
+            ok: end.ok,
+            output: end.output,
+            duration_ms: end.duration_ms,
+            spilled: end.spilled,
+        });
+    }
+
+    pub(super) fn wait_until(&self, now: Instant, deadlines: &Deadlines) -> Instant {
+        let dues = self.calls.iter().filter_map(|call| match &call.at {
+            Stage::Reaping { due, .. } | Stage::Running { due, .. } => Some(*due),
+            Stage::Asked | Stage::Orphan(_) | Stage::Announced | Stage::Answered => None,
+        });
+        dues.max().unwrap_or(now + deadlines.store_ms)
+    }
+
+    /// Tools are left to whoever owns the turn next; only the register is freed.
+    pub(super) fn forget(self, ctx: &mut Ctx<'_>, turn: TurnId) {
+        for call in &self.calls {
+            ctx.kit.timers.disarm(&call.wake(turn));
+            match &call.at {
+                Stage::Reaping { effect, .. } | Stage::Running { effect, .. } => {
+                    ctx.kit.flights.remove(effect);
+                }
+                Stage::Asked | Stage::Orphan(_) | Stage::Announced | Stage::Answered => {}
+            }
+        }
+    }
+
+    pub(super) fn check(&self, kit: &Kit, turn: TurnId, asking: bool) -> Result<(), &'static str> {
+        if self.writing != Writing::Nothing && !asking {
+            return Err("a tool's answer waits for a verb that nobody carries out");
+        }
+        for call in &self.calls {
+            match &call.at {
+                Stage::Asked | Stage::Orphan(_) => return Err("a tool call that nobody starts"),
+                Stage::Announced if self.writing != Writing::Starts => {
+                    return Err("an announced tool call that nobody starts");
+                }
+                Stage::Reaping { effect, .. } | Stage::Running { effect, .. } => {
+                    if !kit.flights.contains_key(effect) || !kit.timers.is_armed(&call.wake(turn)) {
+                        return Err("a running tool without deadline or register entry");
+                    }
+                }
+                Stage::Announced | Stage::Answered => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unknown_outcome(output: &str) -> ToolEnd {
+    let output = match output {
+        "" => OUTCOME_UNKNOWN.to_string(),
+        output => alloc::format!("{OUTCOME_UNKNOWN}; so far:\n{output}"),
+    };
+    ToolEnd {
+        ok: false,
+        output,
+        duration_ms: 0,
+        spilled: None,
+    }
+}

@@ -1,0 +1,653 @@
+//! A turn through the Dispatcher, with the Model as its store: the smallest
+
+//! world in which the core's promises can be seen.
+
+#![allow(clippy::unwrap_used)]
+
+use dispatch_core::Dispatcher;
+use dispatch_core::config::{Config, Provider};
+use dispatch_core::event::{AgentEvent, EventBody};
+use dispatch_core::ids::{CommandId, EffectId, Owner, TurnId};
+use dispatch_core::io::{Answer, Command, Effect, FailKind, Found, Input, Submit, ToolEnd};
+use dispatch_core::store::{AbortOf, Model, ProviderSettings, Receipt, StoreFault, Verb};
+use dispatch_core::time::{Instant, Now, Timestamp};
+
+struct World {
+    core: Dispatcher,
+    model: Model,
+    now_ms: u64,
+    boots: u64,
+    commands: u64,
+    published: Vec<AgentEvent>,
+    answers: Vec<(CommandId, Answer)>,
+    /// Open streams, tools and reaps, oldest first.
+    streams: Vec<(EffectId, String)>,
+    closed: Vec<EffectId>,
+    tools: Vec<(EffectId, String)>,
+    killed: Vec<EffectId>,
+    reaps: Vec<EffectId>,
+    drained: bool,
+    /// The next verbs' outcomes are lost after they landed.
+    lose_outcomes: u32,
+}
+
+fn config(boot: u64) -> Config {
+    let settings = ProviderSettings {
+        id: "mock".try_into().unwrap(),
+        limit: 2,
+        cooldown_ms: 200,
+    };
+    let owner = Owner {
+        node: "node".into(),
+        boot,
+        incarnation: 0,
+    };
+    Config::new(
+        owner,
+        vec![Provider {
+            settings,
+            models: vec!["m".into()],
+        }],
+    )
+}
+
+impl World {
+    fn new() -> World {
+        let now = Now {
+            mono: Instant(0),
+            wall: Timestamp(1_000_000),
+        };
+        let mut world = World {
+            core: Dispatcher::new(config(1), [7; 32], now),
+            model: Model::default(),
+            now_ms: 0,
+            boots: 1,
+            commands: 0,
+            published: vec![],
+            answers: vec![],
+            streams: vec![],
+            closed: vec![],
+            tools: vec![],
+            killed: vec![],
+            reaps: vec![],
+            drained: false,
+            lose_outcomes: 0,
+        };
+        world.settle();
+        world
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            mono: Instant(self.now_ms),
+            wall: Timestamp(1_000_000 + self.now_ms),
+        }
+    }
+
+    fn crash(&mut self) {
+        self.boots += 1;
+        self.core = Dispatcher::new(config(self.boots), [8; 32], self.now());
+        self.streams.clear();
+        self.tools.clear();
+        self.settle();
+    }
+
+    fn feed(&mut self, input: Input) {
+        self.core.handle(self.now(), input);
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        while let Some(effect) = self.core.poll_effect() {
+            match effect {
+                Effect::Store { id, verb } => {
+                    self.model.now = Timestamp(1_000_000 + self.now_ms);
+                    let reply = self.model.apply(&verb);
+                    let lost = self.lose_outcomes > 0 && !verb.is_read();
+                    self.lose_outcomes -= u32::from(lost);
+                    let outcome = if lost {
+                        Err(StoreFault::Unknown)
+                    } else {
+                        Ok(reply)
+                    };
+                    self.core.handle(self.now(), Input::Stored { id, outcome });
+                }
+                Effect::OpenProvider { id, body, .. } => {
+                    dispatch_core::wire::validate::validate_transcript(&body).unwrap();
+                    self.streams.push((id, String::from_utf8(body).unwrap()));
+                }
+                Effect::CloseProvider { id, .. } => self.closed.push(id),
+                Effect::StartTool { id, start } => self.tools.push((id, start.call_id.clone())),
+                Effect::KillTool { id } => self.killed.push(id),
+                Effect::ReapTool { id, .. } => self.reaps.push(id),
+                Effect::Publish { event } => self.published.push(*event),
+                Effect::Answer { id, answer } => self.answers.push((id, answer)),
+                Effect::Drained => self.drained = true,
+                Effect::Wake { .. } | Effect::Ready { .. } | Effect::Trace { .. } => {}
+            }
+        }
+        self.core.check().unwrap();
+    }
+
+    /// Lets time pass, timer by timer.
+    fn pass(&mut self, ms: u64) {
+        let end = self.now_ms + ms;
+        while let Some((at, _)) = self.core.poll_timeout().filter(|(at, _)| at.0 <= end) {
+            self.now_ms = self.now_ms.max(at.0);
+            self.feed(Input::Tick);
+        }
+        self.now_ms = end;
+        self.feed(Input::Tick);
+    }
+
+    fn command(&mut self, command: Command) -> Answer {
+        self.commands += 1;
+        let id = CommandId(self.commands);
+        self.feed(Input::Command { id, command });
+        for _ in 0..20 {
+            if let Some(n) = self.answers.iter().position(|(known, _)| *known == id) {
+                return self.answers.remove(n).1;
+            }
+            self.pass(100);
+        }
+        panic!("no answer");
+    }
+
+    fn submit(&mut self, message: &str) -> Receipt {
+        let submit = Submit {
+            conversation: Some("c-1".try_into().unwrap()),
+            workspace: None,
+            model: None,
+            message: message.into(),
+            cwd: None,
+            idempotency: None,
+        };
+        match self.command(Command::Submit(Box::new(submit))) {
+            Answer::Accepted(receipt) => receipt,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn abort(&mut self, turn: TurnId) -> Answer {
+        let by = "client".into();
+        self.command(Command::Abort {
+            turn: Some(turn),
+            conversation: None,
+            by,
+            reason: None,
+        })
+    }
+
+    fn stream(&mut self) -> EffectId {
+        for _ in 0..40 {
+            if !self.streams.is_empty() {
+                return self.streams.remove(0).0;
+            }
+            self.pass(100);
+        }
+        panic!("no stream was opened");
+    }
+
+    fn head(&mut self, id: EffectId, status: u16, headers: &[(&str, &str)]) {
+        let headers = headers
+            .iter()
+            .map(|(n, v)| (n.to_string(), v.to_string()))
+            .collect();
+        self.feed(Input::ProviderHead {
+            id,
+            status,
+            headers,
+        });
+    }
+
+    fn sse(&mut self, id: EffectId, data: &[&str]) {
+        for data in data {
+            let bytes = format!("data: {data}\n\n").into_bytes();
+            self.feed(Input::ProviderBytes { id, bytes });
+        }
+    }
+
+    fn says(&mut self, id: EffectId, text: &str) {
+        self.head(id, 200, &[("content-type", "text/event-stream")]);
+        let delta = format!(r#"{{"choices":[{{"delta":{{"content":"{text}"}}}}]}}"#);
+        self.sse(id, &[&delta]);
+    }
+
+    fn stops(&mut self, id: EffectId) {
+        self.sse(
+            id,
+            &[
+                r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#,
+                "[DONE]",
+            ],
+        );
+        self.feed(Input::ProviderEnd { id });
+    }
+
+    fn asks_for_tools(&mut self, id: EffectId, calls: &[&str]) {
+        self.head(id, 200, &[("content-type", "text/event-stream")]);
+        for (n, call) in calls.iter().enumerate() {
+            let delta = format!(
+                r#"{{"choices":[{{"delta":{{"tool_calls":[{{"index":{n},"id":"{call}","function":{{"name":"bash","arguments":"{{}}"}}}}]}}}}]}}"#
+            );
+            self.sse(id, &[&delta]);
+        }
+        self.sse(
+            id,
+            &[
+                r#"{"choices":[{"delta":{},"finish_reason":"tool_calls"}]}"#,
+                "[DONE]",
+            ],
+        );
+        self.feed(Input::ProviderEnd { id });
+    }
+
+    fn tool_ends(&mut self) {
+        let (id, call) = self.tools.remove(0);
+        let end = ToolEnd {
+            ok: true,
+            output: format!("out of {call}"),
+            duration_ms: 1,
+            spilled: None,
+        };
+        self.feed(Input::ToolDone { id, end });
+    }
+
+    /// The log as types, terminal events with their code.
+    fn log(&self) -> Vec<String> {
+        let id = "c-1".try_into().unwrap();
+        self.model
+            .log_after(&id, 0)
+            .map(|event| match &event.body {
+                EventBody::Error { code, cause, .. } => format!("error({code}, {cause})"),
+                EventBody::ProviderRetry {
+                    attempt, delay_ms, ..
+                } => format!("retry({attempt}, {delay_ms})"),
+                EventBody::StepComplete { partial: true, .. } => "step-partial".into(),
+                body => body.kind().into(),
+            })
+            .collect()
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.model.markers.is_empty()
+            && self.core.owned_turns().count() == 0
+            && self.model.conversations.values().all(|c| c.turn.is_none())
+    }
+}
+
+#[test]
+fn t1_a_turn_runs_through_steps_and_parallel_tools_to_done() {
+    let mut world = World::new();
+    world.submit("hello");
+    let id = world.stream();
+    world.asks_for_tools(id, &["a", "b"]);
+    assert_eq!(world.tools.len(), 2);
+    world.tool_ends();
+    world.tool_ends();
+    let id = world.stream();
+    world.says(id, "finished");
+    world.stops(id);
+    assert_eq!(
+        world.log(),
+        [
+            "turn-start",
+            "step-complete",
+            "tool-call",
+            "tool-call",
+            "tool-result",
+            "tool-result",
+            "step-complete",
+            "done"
+        ]
+    );
+    assert!(world.is_at_rest());
+}
+
+#[test]
+fn t2_what_is_logged_is_published_once_and_in_order() {
+    let mut world = World::new();
+    world.submit("hello");
+    let id = world.stream();
+    world.says(id, "hi");
+    world.stops(id);
+    let seqs: Vec<u64> = world
+        .published
+        .iter()
+        .filter_map(|event| event.seq)
+        .collect();
+    assert_eq!(seqs, [1, 2, 3]);
+    let deltas = world
+        .published
+        .iter()
+        .filter(|e| e.kind() == "text-delta")
+        .count();
+    assert_eq!(deltas, 1);
+}
+
+#[test]
+fn t3_refusals_before_content_are_retried_on_schedule() {
+    let mut world = World::new();
+    world.submit("hello");
+    for wait_ms in [5_000, 10_000] {
+        let id = world.stream();
+        world.head(id, 429, &[]);
+        world.feed(Input::ProviderEnd { id });
+        assert_eq!(
+            world.core.owned_turns().count(),
+            0,
+            "a waiting turn is nobody's"
+        );
+        world.pass(wait_ms - 100);
+        assert!(world.streams.is_empty());
+        world.pass(100);
+    }
+    let id = world.stream();
+    world.says(id, "hi");
+    world.stops(id);
+    assert_eq!(
+        world.log(),
+        [
+            "turn-start",
+            "retry(0, 5000)",
+            "retry(1, 10000)",
+            "step-complete",
+            "done"
+        ]
+    );
+}
+
+#[test]
+fn t3_a_failure_after_content_is_not_retried_and_keeps_what_was_said() {
+    let mut world = World::new();
+    world.submit("hello");
+    let id = world.stream();
+    world.says(id, "half an ans");
+    world.feed(Input::ProviderFailed {
+        id,
+        kind: FailKind::Body,
+        message: "cut".into(),
+    });
+    assert_eq!(
+        world.log(),
+        [
+            "turn-start",
+            "step-partial",
+            "error(stream-truncated, stream-cut)"
+        ]
+    );
+    assert!(world.is_at_rest());
+}
+
+#[test]
+fn t4_a_final_refusal_ends_the_turn_at_once() {
+    let mut world = World::new();
+    world.submit("hello");
+    let id = world.stream();
+    world.head(id, 401, &[]);
+    world.feed(Input::ProviderBytes {
+        id,
+        bytes: br#"{"error":{"message":"no"}}"#.to_vec(),
+    });
+    world.feed(Input::ProviderEnd { id });
+    assert_eq!(
+        world.log(),
+        ["turn-start", "error(provider-unauthorized, http-401)"]
+    );
+}
+
+#[test]
+fn t10_silence_is_a_failure_before_and_after_the_first_byte() {
+    let mut world = World::new();
+    world.submit("hello");
+    let _mute = world.stream();
+    world.pass(120_000);
+    assert_eq!(world.log(), ["turn-start", "retry(0, 5000)"]);
+    world.pass(5_000);
+    let id = world.stream();
+    world.says(id, "half");
+    world.pass(120_000);
+    assert_eq!(
+        world.log()[2..],
+        ["step-partial", "error(stream-truncated, idle-timeout)"]
+    );
+}
+
+#[test]
+fn t11_an_empty_completion_is_repeated_once_and_announced() {
+    let mut world = World::new();
+    world.submit("hello");
+    for _ in 0..2 {
+        let id = world.stream();
+        world.head(id, 200, &[("content-type", "text/event-stream")]);
+        world.stops(id);
+    }
+    assert_eq!(
+        world.log(),
+        [
+            "turn-start",
+            "step-restart",
+            "error(empty-completion, empty-completion)"
+        ]
+    );
+}
+
+#[test]
+fn t5_an_abort_ends_a_parked_a_streaming_and_a_tool_running_turn() {
+    let mut world = World::new();
+    let receipt = world.submit("streaming");
+    let id = world.stream();
+    world.says(id, "half");
+    world.abort(receipt.turn);
+    world.pass(250);
+    assert!(world.closed.contains(&id));
+    assert_eq!(world.log(), ["turn-start", "step-partial", "aborted"]);
+
+    let receipt = world.submit("tools");
+    let id = world.stream();
+    world.asks_for_tools(id, &["a"]);
+    world.abort(receipt.turn);
+    world.pass(250);
+    assert_eq!(world.killed.len(), 1);
+    world.tool_ends();
+    assert_eq!(
+        world.log()[3..],
+        [
+            "turn-start",
+            "step-complete",
+            "tool-call",
+            "tool-result",
+            "aborted"
+        ]
+    );
+
+    let receipt = world.submit("waiting");
+    let id = world.stream();
+    world.head(id, 503, &[]);
+    world.feed(Input::ProviderEnd { id });
+    assert!(matches!(world.abort(receipt.turn), Answer::Ended(_)));
+    assert!(
+        matches!(world.abort(receipt.turn), Answer::Ended(_)),
+        "a second abort returns the same end"
+    );
+    world.pass(60_000);
+    assert!(world.streams.is_empty(), "an aborted turn does not wake");
+    assert!(world.is_at_rest());
+}
+
+#[test]
+fn t6_a_busy_conversation_queues_the_next_turn() {
+    let mut world = World::new();
+    world.submit("one");
+    let first = world.stream();
+    world.submit("two");
+    world.pass(1_000);
+    assert!(world.streams.is_empty());
+    world.says(first, "1");
+    world.stops(first);
+    let second = world.stream();
+    world.says(second, "2");
+    world.stops(second);
+    assert_eq!(
+        world.log(),
+        [
+            "turn-start",
+            "turn-start",
+            "step-complete",
+            "done",
+            "step-complete",
+            "done"
+        ]
+    );
+}
+
+#[test]
+fn l4_a_crash_in_mid_stream_costs_no_turn() {
+    let mut world = World::new();
+    world.submit("hello");
+    let id = world.stream();
+    world.says(id, "half an ans");
+    world.pass(1_000);
+    assert_eq!(
+        world.model.segments.len(),
+        1,
+        "what was said is checkpointed"
+    );
+    world.crash();
+    let id = world.stream();
+    world.says(id, "whole");
+    world.stops(id);
+    assert_eq!(
+        world.log(),
+        ["turn-start", "step-restart", "step-complete", "done"]
+    );
+    assert!(world.is_at_rest());
+}
+
+#[test]
+fn l10_a_tool_that_a_crash_interrupted_is_reaped_and_never_repeated() {
+    let mut world = World::new();
+    world.submit("hello");
+    let id = world.stream();
+    world.asks_for_tools(id, &["a", "b"]);
+    world.tool_ends();
+    world.crash();
+    world.pass(1_000);
+    assert!(world.tools.is_empty(), "nothing is run again");
+    assert_eq!(world.reaps.len(), 1, "only the unanswered call is put down");
+    let id = world.reaps.remove(0);
+    world.feed(Input::Reaped {
+        id,
+        found: Found::Killed {
+            output: String::new(),
+        },
+    });
+    let id = world.stream();
+    world.says(id, "on we go");
+    world.stops(id);
+    let unknown = world.published.iter().any(|event| {
+        matches!(&event.body, EventBody::ToolResult { call_id, output, ok: false, .. }
+            if call_id == "b" && output == "interrupted, outcome unknown")
+    });
+    assert!(unknown);
+    assert_eq!(world.log().last().map(String::as_str), Some("done"));
+}
+
+#[test]
+fn l4_a_step_that_kills_the_server_again_and_again_ends_the_turn() {
+    let mut world = World::new();
+    world.submit("hello");
+    for _ in 0..4 {
+        world.stream();
+        world.crash();
+    }
+    assert_eq!(
+        world.log().last().map(String::as_str),
+        Some("error(replica-lost, resume-limit)")
+    );
+    assert!(world.is_at_rest());
+}
+
+#[test]
+fn l2_every_lost_outcome_is_found_out_and_nothing_lands_twice() {
+    let mut world = World::new();
+    world.lose_outcomes = 1;
+    world.submit("hello");
+    world.lose_outcomes = 1;
+    let id = world.stream();
+    world.lose_outcomes = 2;
+    world.asks_for_tools(id, &["a"]);
+    world.pass(1_000);
+    world.lose_outcomes = 2;
+    world.tool_ends();
+    world.pass(1_000);
+    let id = world.stream();
+    world.lose_outcomes = 1;
+    world.says(id, "hi");
+    world.stops(id);
+    world.pass(1_000);
+    assert_eq!(
+        world.log(),
+        [
+            "turn-start",
+            "step-complete",
+            "tool-call",
+            "tool-result",
+            "step-complete",
+            "done"
+        ]
+    );
+    assert!(world.is_at_rest());
+}
+
+#[test]
+fn l8_a_shutdown_lets_go_of_what_does_not_end_in_time() {
+    let mut world = World::new();
+    world.submit("hello");
+    let id = world.stream();
+    world.says(id, "half");
+    world.feed(Input::Shutdown);
+    assert!(!world.drained);
+    world.pass(10_000);
+    assert!(world.drained);
+    world.crash();
+    let id = world.stream();
+    world.says(id, "whole");
+    world.stops(id);
+    assert_eq!(
+        world.log(),
+        ["turn-start", "step-restart", "step-complete", "done"]
+    );
+}
+
+#[test]
+fn o3_a_dispatcher_survives_serialisation_in_mid_turn() {
+    let mut world = World::new();
+    world.submit("hello");
+    let id = world.stream();
+    world.says(id, "half");
+    let bytes = postcard::to_allocvec(&world.core).unwrap();
+    let copy: Dispatcher = postcard::from_bytes(&bytes).unwrap();
+    assert_eq!(copy, world.core);
+}
+
+#[test]
+fn t5_an_abort_that_meets_a_retry_being_scheduled_does_not_sleep_through_it() {
+    let mut world = World::new();
+    let receipt = world.submit("hello");
+    let id = world.stream();
+    // The wish is durable, but its owner has not read it when the refusal comes.
+    world.model.now = Timestamp(1_000_000 + world.now_ms);
+    let wish = AbortOf {
+        turn: Some(receipt.turn),
+        conversation: None,
+        by: "other replica's client".into(),
+        reason: None,
+        patience_ms: 10_000,
+    };
+    world.model.apply(&Verb::RequestAbort(wish));
+    world.head(id, 503, &[]);
+    world.feed(Input::ProviderEnd { id });
+    assert_eq!(world.log(), ["turn-start", "aborted"]);
+    assert!(world.is_at_rest());
+}
