@@ -2,7 +2,9 @@
 
 pub mod clock;
 pub mod exec;
+pub mod journal;
 pub mod net;
 pub mod provider;
+pub mod replay;
 pub mod scripted;
 pub mod store;

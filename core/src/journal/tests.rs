@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::Provider;
 use crate::ids::{CommandId, EffectId, Epoch, Owner, ProviderId};
-use crate::io::{Command, FailKind, Submit};
+use crate::io::{Command, Effect, FailKind, Submit};
 use crate::store::{Model, ProviderSettings};
 use crate::time::{Instant, Timestamp};
 
