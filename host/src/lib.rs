@@ -3,8 +3,10 @@
 pub(crate) mod client;
 pub mod clock;
 pub mod exec;
+pub mod journal;
 pub mod net;
 pub mod provider;
 pub mod run;
+pub mod replay;
 pub mod scripted;
 pub mod store;
