@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 pub mod clock;
+pub mod demo;
 pub mod exec;
 pub mod journal;
 pub mod net;
