@@ -1,6 +1,7 @@
 //! The thin host around `dispatch-core`: does everything, decides nothing.
 
 pub mod api;
+pub mod cli;
 pub(crate) mod client;
 pub mod clock;
 pub mod config;
@@ -15,4 +16,5 @@ pub mod provider;
 pub mod replay;
 pub mod run;
 pub mod scripted;
+pub mod serve;
 pub mod store;
