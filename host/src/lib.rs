@@ -7,7 +7,7 @@ pub mod exec;
 pub mod journal;
 pub mod net;
 pub mod provider;
-pub mod run;
 pub mod replay;
+pub mod run;
 pub mod scripted;
 pub mod store;
