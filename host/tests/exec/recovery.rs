@@ -262,43 +262,69 @@ async fn l10_pids_of_an_earlier_boot_name_nobody() {
     signal(u32::try_from(command).expect("a pid"), Signal::KILL);
 }
 
+/// A supervisor that waits for a file `go` before it begins.
+struct SlowSupervisor {
+    dir: tempfile::TempDir,
+}
+
+impl SlowSupervisor {
+    fn new() -> SlowSupervisor {
+        let dir = tempfile::tempdir().expect("a directory");
+        let script = format!(
+            "#!/bin/sh\necho $$ > {0}/pid\nuntil [ -e {0}/go ]; do sleep 0.01; done\nexec {BINARY} \"$@\"\n",
+            dir.path().display()
+        );
+        // Written by another process: while a parallel test forks, its child
+        // would hold our own writer open, and execution fail with ETXTBSY.
+        let written = Command::new("sh")
+            .args(["-c", "printf %s \"$1\" > \"$2\" && chmod 700 \"$2\"", "sh"])
+            .arg(&script)
+            .arg(dir.path().join("slow"))
+            .status();
+        assert!(written.expect("sh runs").success());
+        SlowSupervisor { dir }
+    }
+
+    fn rig(&self) -> Rig {
+        Rig::with(|config| config.supervisor_binary = self.dir.path().join("slow"))
+    }
+
+    async fn pid(&self) -> u32 {
+        let file = self.dir.path().join("pid");
+        let read = || fs::read_to_string(&file).ok()?.trim().parse::<u32>().ok();
+        until("the slow one has begun", || read().is_some()).await;
+        read().expect("a pid")
+    }
+
+    async fn go_and_end(&self) {
+        let pid = self.pid().await;
+        fs::write(self.dir.path().join("go"), "").expect("written");
+        until("the supervisor has come and gone", || !is_alive(pid)).await;
+    }
+}
+
 #[tokio::test]
 async fn l10_a_supervisor_that_starts_after_the_reaper_starts_nothing() {
-    let scripts = tempfile::tempdir().expect("a directory");
-    let slow = scripts.path().join("slow");
-    // Written by another process: a writer forked by a parallel test would
-    // make its execution fail with ETXTBSY.
-    let script = format!(
-        "#!/bin/sh\necho $$ > {0}/pid\nuntil [ -e {0}/go ]; do sleep 0.01; done\nexec {BINARY} \"$@\"\n",
-        scripts.path().display()
-    );
-    let written = Command::new("sh")
-        .args([
-            "-c",
-            "printf %s \"$1\" > \"$2\" && chmod 700 \"$2\"",
-            "sh",
-            &script,
-        ])
-        .arg(&slow)
-        .status()
-        .expect("sh runs");
-    assert!(written.success());
-    let rig = Rig::with(|config| config.supervisor_binary = slow);
-    drop(rig.start_bash("echo > ran"));
-    let pid_file = scripts.path().join("pid");
-    let read = || {
-        fs::read_to_string(&pid_file)
-            .ok()?
-            .trim()
-            .parse::<u32>()
-            .ok()
-    };
-    until("the slow one has begun", || read().is_some()).await;
+    let slow = SlowSupervisor::new();
+    let rig = slow.rig();
+    let _call = rig.start_bash("echo > ran");
+    slow.pid().await;
     killed(rig.reap().await);
-    fs::write(scripts.path().join("go"), "").expect("written");
-    let supervisor = read().expect("a pid");
-    until("the supervisor has come and gone", || !is_alive(supervisor)).await;
+    slow.go_and_end().await;
     assert!(!rig.cwd().join("ran").exists());
+}
+
+#[tokio::test]
+async fn l10_a_supervisor_that_starts_while_its_run_is_being_revoked_starts_nothing() {
+    let slow = SlowSupervisor::new();
+    let rig = slow.rig();
+    let call = rig.start_bash("echo > ran");
+    slow.pid().await;
+    fs::write(rig.run_dir().join("revoked"), "").expect("written");
+    slow.go_and_end().await;
+    assert!(call.done().await.output.starts_with("[stopped on request"));
+    assert!(!rig.cwd().join("ran").exists());
+    assert_eq!(rig.run_file("exit").await["reason"], "killed");
 }
 
 #[tokio::test]
