@@ -1,7 +1,7 @@
 //! What a server finds of commands that an earlier one left.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use dispatch::exec::{Exec, LocalExec, ReapOutcome, RunBounds, SweepReport, ToolDone};
@@ -14,6 +14,27 @@ fn killed(outcome: ReapOutcome) -> ToolDone {
     match outcome {
         ReapOutcome::Killed(done) => done,
         other => panic!("not killed: {other:?}"),
+    }
+}
+
+/// A process that belongs to no run, and to the test even when that fails.
+struct Innocent(Child);
+
+impl Innocent {
+    fn new() -> Innocent {
+        let child = Command::new("sleep")
+            .arg("1000")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Innocent(child.expect("it starts"))
+    }
+}
+
+impl Drop for Innocent {
+    fn drop(&mut self) {
+        let _dead_already = self.0.kill();
+        let _reaped_already = self.0.wait();
     }
 }
 
@@ -209,15 +230,12 @@ async fn l10_a_pid_that_was_reused_is_not_killed() {
         .orphan(rig.bash_request("echo $$ > pid; exec sleep 1000"), "pid")
         .await;
     let supervisor = rig.supervisor().await;
-    let mut innocent = Command::new("sleep")
-        .arg("1000")
-        .spawn()
-        .expect("it starts");
+    let innocent = Innocent::new();
     // The files now claim an innocent process, under a start time that is a
     // tick before its own: it took over the pid.
     let mut pids: Value = rig.run_file("pid").await;
-    let before = start_ticks(innocent.id()) - 1;
-    let claimed = json!({ "pid": innocent.id(), "pgid": innocent.id(), "start_ticks": before });
+    let before = start_ticks(innocent.0.id()) - 1;
+    let claimed = json!({ "pid": innocent.0.id(), "pgid": innocent.0.id(), "start_ticks": before });
     for role in ["supervisor", "command"] {
         pids[role] = claimed.clone();
     }
@@ -226,9 +244,7 @@ async fn l10_a_pid_that_was_reused_is_not_killed() {
     until("it is dead", || !is_alive(supervisor)).await;
     rig.reap().await;
     assert!(!is_alive(pid), "its mark still tells whose it is");
-    assert!(is_alive(innocent.id()));
-    innocent.kill().expect("the test ends what it started");
-    innocent.wait().expect("it is reaped");
+    assert!(is_alive(innocent.0.id()));
 }
 
 #[tokio::test]
@@ -240,13 +256,10 @@ async fn l10_pids_of_an_earlier_boot_name_nobody() {
     )
     .await;
     let supervisor = rig.supervisor().await;
-    let mut innocent = Command::new("sleep")
-        .arg("1000")
-        .spawn()
-        .expect("it starts");
+    let innocent = Innocent::new();
     let mut pids: Value = rig.run_file("pid").await;
     let claimed = json!({
-        "pid": innocent.id(), "pgid": innocent.id(), "start_ticks": start_ticks(innocent.id()),
+        "pid": innocent.0.id(), "pgid": innocent.0.id(), "start_ticks": start_ticks(innocent.0.id()),
     });
     let command = pids["command"]["pid"].as_u64().expect("a pid");
     pids["command"] = claimed;
@@ -255,9 +268,7 @@ async fn l10_pids_of_an_earlier_boot_name_nobody() {
     signal(supervisor, Signal::KILL);
     until("it is dead", || !is_alive(supervisor)).await;
     rig.reap().await;
-    assert!(is_alive(innocent.id()));
-    innocent.kill().expect("the test ends what it started");
-    innocent.wait().expect("it is reaped");
+    assert!(is_alive(innocent.0.id()));
     // Neither mark nor trusted pid: left alone by the rule, ended by the test.
     signal(u32::try_from(command).expect("a pid"), Signal::KILL);
 }
