@@ -9,7 +9,7 @@ use dispatch_core::config::{Config, Provider};
 use dispatch_core::event::{AgentEvent, EventBody};
 use dispatch_core::ids::{CommandId, EffectId, Owner, TurnId};
 use dispatch_core::io::{Answer, Command, Effect, FailKind, Found, Input, Submit, ToolEnd};
-use dispatch_core::store::{Model, ProviderSettings, Receipt, StoreFault};
+use dispatch_core::store::{AbortOf, Model, ProviderSettings, Receipt, StoreFault, Verb};
 use dispatch_core::time::{Instant, Now, Timestamp};
 
 struct World {
@@ -629,4 +629,25 @@ fn o3_a_dispatcher_survives_serialisation_in_mid_turn() {
     let bytes = postcard::to_allocvec(&world.core).unwrap();
     let copy: Dispatcher = postcard::from_bytes(&bytes).unwrap();
     assert_eq!(copy, world.core);
+}
+
+#[test]
+fn t5_an_abort_that_meets_a_retry_being_scheduled_does_not_sleep_through_it() {
+    let mut world = World::new();
+    let receipt = world.submit("hello");
+    let id = world.stream();
+    // The wish is durable, but its owner has not read it when the refusal comes.
+    world.model.now = Timestamp(1_000_000 + world.now_ms);
+    let wish = AbortOf {
+        turn: Some(receipt.turn),
+        conversation: None,
+        by: "other replica's client".into(),
+        reason: None,
+        patience_ms: 10_000,
+    };
+    world.model.apply(&Verb::RequestAbort(wish));
+    world.head(id, 503, &[]);
+    world.feed(Input::ProviderEnd { id });
+    assert_eq!(world.log(), ["turn-start", "aborted"]);
+    assert!(world.is_at_rest());
 }

@@ -18,7 +18,7 @@ impl Dispatcher {
             return;
         };
         match outcome {
-            Ok(reply) => self.answered(ask, reply),
+            Ok(reply) => self.answered(id, ask, reply),
             Err(fault) => {
                 if let StoreFault::Failed(message) = &fault {
                     self.kit.trace(
@@ -83,16 +83,16 @@ impl Dispatcher {
         }
     }
 
-    fn answered(&mut self, ask: Ask, reply: Reply) {
+    fn answered(&mut self, id: EffectId, ask: Ask, reply: Reply) {
         let asked_again = ask.tries > 0;
         match ask.purpose {
             Purpose::Boot => self.booted(reply),
-            Purpose::Command(id) => self.command_answered(id, reply),
+            Purpose::Command(command) => self.command_answered(command, reply),
             Purpose::View(provider) => self.viewed(&provider, reply),
             Purpose::Grants(provider) => self.granted(&provider, reply, ask.first_asked_at),
             Purpose::Turn(turn) => {
                 self.on_turn(turn, |stretch: &mut Stretch, ctx| {
-                    stretch.replied(ctx, reply, asked_again)
+                    stretch.replied(ctx, id, reply, asked_again)
                 });
             }
             Purpose::Renew => self.renewed(ask.verb, reply, ask.first_asked_at),

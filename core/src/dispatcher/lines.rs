@@ -102,6 +102,7 @@ impl Dispatcher {
                     self.turns.insert(turn, stretch);
                 }
                 self.watch_requests();
+                self.hand_over_if_too_late();
                 self.looked(provider, self.config.ask_ms.min(1));
             }
             // Somebody was faster: read again, not all at the same moment.

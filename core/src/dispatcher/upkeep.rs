@@ -212,6 +212,13 @@ impl Dispatcher {
         }
     }
 
+    /// Grants that were in flight when the shutdown had waited long enough.
+    pub(super) fn hand_over_if_too_late(&mut self) {
+        if self.stage == Stage::Draining && !self.kit.timers.is_armed(&Wake::DrainDue) {
+            self.hand_over_rest();
+        }
+    }
+
     pub(super) fn say_drained(&mut self) {
         if self.stage == Stage::Draining && self.turns.is_empty() && !self.is_granting() {
             self.stage = Stage::Drained;

@@ -115,6 +115,16 @@ impl<'t, T: Tx> Open<'t, T> {
         self.turn.lease_until = Timestamp(0);
     }
 
+    /// An abort that was asked for while the turn was owned: it must not go
+    /// back in line and sleep through it (T5).
+    pub(super) fn wished_end(&self) -> Option<Terminal> {
+        let abort = self.turn.abort.clone()?;
+        Some(Terminal::Aborted {
+            by: abort.by,
+            reason: abort.reason,
+        })
+    }
+
     /// Back in line under the old key, due at `due_at`.
     pub(super) fn park(&mut self, due_at: Timestamp) -> Result<(), T::Error> {
         self.enter(TurnState::Parked)?;

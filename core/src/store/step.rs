@@ -158,6 +158,9 @@ pub(super) fn park<T: Tx>(
     let Some(mut open) = Open::at_fence(tx, fence)? else {
         return Ok(Reply::Fenced);
     };
+    if let Some(terminal) = open.wished_end() {
+        return open.end(None, &[], &terminal);
+    }
     if let Some(reason) = restart {
         let step = open.turn.step;
         open.log(EventBody::StepRestart {
@@ -179,6 +182,9 @@ pub(super) fn schedule_retry<T: Tx>(
     let Some(mut open) = Open::at_fence(tx, fence)? else {
         return Ok(Reply::Fenced);
     };
+    if let Some(terminal) = open.wished_end() {
+        return open.end(None, &[], &terminal);
+    }
     let due_at = open.now + retry.delay_ms;
     open.turn.retry = refused(&open.turn.retry, retry, open.now);
     open.log(EventBody::ProviderRetry {

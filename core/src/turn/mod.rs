@@ -61,13 +61,6 @@ enum Phase {
     Tools(Tools),
 }
 
-/// An abort that this replica knows of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct AbortWish {
-    by: String,
-    reason: Option<String>,
-}
-
 /// See the module's page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stretch {
@@ -79,7 +72,8 @@ pub(crate) struct Stretch {
     verb: Option<EffectId>,
     /// Set by `begin`.
     world: Option<Box<World>>,
-    abort: Option<AbortWish>,
+    /// How the turn is to end as soon as nothing of it runs: an abort, the hard limit.
+    ending: Option<Terminal>,
     /// The server is going down: park at the next opportunity.
     hand_over: bool,
     /// What the store has confirmed of the open step's content.
@@ -119,7 +113,7 @@ impl Stretch {
             phase: Phase::Loading,
             verb: None,
             world: None,
-            abort: None,
+            ending: None,
             hand_over: false,
             checkpointed: (0, 0),
         };
@@ -164,7 +158,16 @@ impl Stretch {
     }
 
     /// The outcome of the verb in flight.
-    pub(crate) fn replied(&mut self, ctx: &mut Ctx<'_>, reply: Reply, asked_again: bool) -> Moved {
+    pub(crate) fn replied(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        id: EffectId,
+        reply: Reply,
+        asked_again: bool,
+    ) -> Moved {
+        if self.verb != Some(id) {
+            return Moved::On;
+        }
         self.verb = None;
         let phase = core::mem::replace(&mut self.phase, Phase::Loading);
         match (phase, reply) {
@@ -232,7 +235,7 @@ impl Stretch {
             now,
         } = loaded;
         if let Some(abort) = row.abort {
-            self.abort = Some(AbortWish {
+            self.ending = Some(Terminal::Aborted {
                 by: abort.by,
                 reason: abort.reason,
             });
@@ -286,10 +289,10 @@ impl Stretch {
         (world.store_now(ctx).since_ms(since) > limit_ms).then(|| world.retry.last.clone())?
     }
 
-    /// Carries out an abort or a hand-over before anything new is begun.
+    /// Carries out an end or a hand-over before anything new is begun.
     fn must_stop(&mut self, ctx: &mut Ctx<'_>) -> Option<Moved> {
-        if let Some(abort) = self.abort.clone() {
-            return Some(self.elect_aborted(ctx, abort, None, Vec::new()));
+        if let Some(terminal) = self.ending.clone() {
+            return Some(self.elect(ctx, None, Vec::new(), terminal));
         }
         if self.hand_over {
             return Some(self.park(ctx, None));
@@ -299,17 +302,35 @@ impl Stretch {
 
     /// Somebody wants the turn stopped (T5).
     pub(crate) fn abort(&mut self, ctx: &mut Ctx<'_>, by: String, reason: Option<String>) -> Moved {
-        if self.abort.is_some() {
+        self.end_soon(ctx, Terminal::Aborted { by, reason })
+    }
+
+    /// T7's backstop.
+    pub(crate) fn hard_limit(&mut self, ctx: &mut Ctx<'_>) -> Moved {
+        let limit_s = ctx.config.hard_limit_ms / 1_000;
+        let terminal = Terminal::Error {
+            code: "hard-limit".to_string(),
+            message: alloc::format!(
+                "the turn has run for {limit_s} s, which is all that any turn may; send a message to go on"
+            ),
+            cause: "hard-limit".to_string(),
+            retryable: true,
+        };
+        self.end_soon(ctx, terminal)
+    }
+
+    /// Stops whatever runs, then ends the turn. The first wish counts.
+    fn end_soon(&mut self, ctx: &mut Ctx<'_>, terminal: Terminal) -> Moved {
+        if self.ending.is_some() {
             return Moved::On;
         }
-        let wish = AbortWish { by, reason };
-        self.abort = Some(wish.clone());
+        self.ending = Some(terminal.clone());
         match &mut self.phase {
             // Seen when the verb in flight comes back; an election in flight wins.
             Phase::Loading | Phase::Writing(_) => Moved::On,
             Phase::Streaming(_) => {
                 let said = self.close_stream(ctx);
-                self.elect_aborted(ctx, wish, said, Vec::new())
+                self.elect(ctx, said, Vec::new(), terminal)
             }
             Phase::Tools(tools) => {
                 tools.kill_all(ctx, self.turn);
@@ -345,36 +366,6 @@ impl Stretch {
         }
     }
 
-    /// T7's backstop.
-    pub(crate) fn hard_limit(&mut self, ctx: &mut Ctx<'_>) -> Moved {
-        let terminal = Terminal::Error {
-            code: "hard-limit".to_string(),
-            message: alloc::format!(
-                "the turn has run for {} s, which is all that any turn may; send a message to go on",
-                ctx.config.hard_limit_ms / 1_000
-            ),
-            cause: "hard-limit".to_string(),
-            retryable: true,
-        };
-        match &mut self.phase {
-            Phase::Loading | Phase::Writing(_) => {
-                // The verb in flight has its own deadline; look again soon after.
-                let again_at = ctx.now.mono + ctx.config.deadlines.store_ms;
-                ctx.kit.timers.arm(Wake::HardLimitDue(self.turn), again_at);
-                Moved::On
-            }
-            Phase::Streaming(_) => {
-                let said = self.close_stream(ctx);
-                self.elect(ctx, said, Vec::new(), terminal)
-            }
-            Phase::Tools(tools) => {
-                tools.kill_all(ctx, self.turn);
-                let answers = tools.take_answers();
-                self.elect(ctx, None, answers, terminal)
-            }
-        }
-    }
-
     fn park(&mut self, ctx: &mut Ctx<'_>, restart: Option<String>) -> Moved {
         let fence = self.fence();
         self.write(ctx, Verb::Park { fence, restart }, Then::LetGo)
@@ -384,24 +375,6 @@ impl Stretch {
         self.verb = Some(ctx.ask(Purpose::Turn(self.turn), verb));
         self.phase = Phase::Writing(then);
         Moved::On
-    }
-
-    fn elect_aborted(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        wish: AbortWish,
-        step: Option<StepRecord>,
-        answers: Vec<ToolAnswer>,
-    ) -> Moved {
-        self.elect(
-            ctx,
-            step,
-            answers,
-            Terminal::Aborted {
-                by: wish.by,
-                reason: wish.reason,
-            },
-        )
     }
 
     fn end_unavailable(
@@ -539,6 +512,10 @@ impl Stretch {
         if let Some(id) = self.verb {
             ctx.kit.take_ask(id);
         }
+        let turn = self.turn;
+        ctx.kit
+            .pausing
+            .retain(|_, ask| ask.purpose != Purpose::Turn(turn));
         match self.phase {
             Phase::Loading | Phase::Writing(_) => {}
             Phase::Streaming(stream) => stream.forget(ctx),

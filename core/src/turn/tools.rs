@@ -110,7 +110,7 @@ impl Stretch {
         tools.reap_orphans(ctx, self.turn);
         self.phase = Phase::Tools(tools);
         self.show_status(ctx, StatusState::WaitingTools);
-        if self.abort.is_some() || self.hand_over {
+        if self.ending.is_some() || self.hand_over {
             if let Phase::Tools(tools) = &mut self.phase {
                 tools.kill_all(ctx, self.turn);
             }
@@ -138,7 +138,7 @@ impl Stretch {
 
     /// The verb of this phase has landed.
     pub(super) fn tools_written(&mut self, ctx: &mut Ctx<'_>) -> Moved {
-        let stopping = self.abort.is_some() || self.hand_over;
+        let stopping = self.ending.is_some() || self.hand_over;
         let (turn, epoch) = (self.turn, self.epoch);
         let cwd = self.world.as_ref().and_then(|world| world.cwd.clone());
         let Phase::Tools(tools) = &mut self.phase else {
@@ -164,9 +164,9 @@ impl Stretch {
             return Moved::On;
         }
         let all_answered = tools.calls.iter().all(|call| call.at == Stage::Answered);
-        if let (true, Some(abort)) = (all_answered, self.abort.clone()) {
+        if let (true, Some(terminal)) = (all_answered, self.ending.clone()) {
             let answers = core::mem::take(&mut tools.unwritten);
-            return self.elect_aborted(ctx, abort, None, answers);
+            return self.elect(ctx, None, answers, terminal);
         }
         if !tools.unwritten.is_empty() {
             let answers = core::mem::take(&mut tools.unwritten);
@@ -384,10 +384,6 @@ impl Tools {
             duration_ms: end.duration_ms,
             spilled: end.spilled,
         });
-    }
-
-    pub(super) fn take_answers(&mut self) -> Vec<ToolAnswer> {
-        core::mem::take(&mut self.unwritten)
     }
 
     pub(super) fn wait_until(&self, now: Instant, deadlines: &Deadlines) -> Instant {

@@ -1,0 +1,236 @@
+//! The tool `bash`: starts a supervisor and watches its run directory.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use dispatch_core::output::LossyDecoder;
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::format::{Exit, Reason, now_ms};
+use super::input::Bash;
+use super::local::{Shared, blocking};
+use super::proc::{self, Leftovers, ProcessName};
+use super::rundir::{NewRun, RunDir, RunDirError};
+use super::settle::{self, SettleError};
+use super::supervisor::DEATH_PATIENCE;
+use super::{OutputStream, PREVIEW_BYTES, ToolDone, ToolEvent, ToolRequest};
+
+/// How often the run directory is looked at, at first and in the long run.
+const LOOK_FIRST: Duration = Duration::from_millis(5);
+const LOOK_MOST: Duration = Duration::from_millis(100);
+/// How long after its deadline, or after a kill, a supervisor may be silent
+/// before it is taken for wedged: more than all its own grace together.
+const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BashError {
+    #[error(
+        "the working directory {0} is not there, or is no directory; create it or choose another cwd"
+    )]
+    NoCwd(String),
+    #[error("this call is running already")]
+    Running,
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    #[error(transparent)]
+    Settle(#[from] SettleError),
+}
+
+/// Runs a command to its end, its deadline or its kill.
+pub(super) async fn run(
+    shared: &Shared,
+    request: &ToolRequest,
+    input: Bash,
+    events: &mpsc::Sender<ToolEvent>,
+    kill: &CancellationToken,
+) -> Result<ToolDone, BashError> {
+    let deadline_ms = input
+        .timeout_ms
+        .map_or(request.deadline_ms, |ms| ms.min(request.deadline_ms));
+    let place = RunDir::for_call(&shared.runs, request.turn, &request.call_id, request.epoch);
+    let _live = shared.hold(&place).ok_or(BashError::Running)?;
+    let run = NewRun {
+        turn: request.turn,
+        call_id: request.call_id.clone(),
+        epoch: request.epoch,
+        command: input.command,
+        cwd: request.cwd.clone(),
+        deadline_ms,
+        output_limit_bytes: shared.config.output_limit_bytes,
+    };
+    let runs = shared.runs.clone();
+    let (dir, mark) = blocking(move || prepare(&runs, run)).await?;
+    let exit = match start_supervisor(shared, &dir) {
+        Ok(child) => {
+            let deadline = Duration::from_millis(deadline_ms);
+            let supervisor = child.id().and_then(|pid| proc::name_of(pid).ok());
+            match watch(&dir, child, deadline, events, kill).await {
+                Ok(exit) => exit,
+                Err(e) => {
+                    blocking(move || abandon(&mark, supervisor)).await;
+                    return Err(e);
+                }
+            }
+        }
+        Err(e) => {
+            let mut exit = Exit::new(Reason::SpawnFailed, now_ms());
+            exit.message = Some(format!(
+                "cannot start the supervisor {}: {e}",
+                shared.config.supervisor_binary.display()
+            ));
+            let (dir, settled) = (dir.clone(), exit.clone());
+            blocking(move || dir.write_exit(&settled)).await?;
+            exit
+        }
+    };
+    Ok(blocking(move || settle::result_of(&dir, &exit)).await?)
+}
+
+/// Ends a run whose directory can no longer be used.
+fn abandon(mark: &str, supervisor: Option<ProcessName>) {
+    let leftovers = Leftovers {
+        mark,
+        known: supervisor.into_iter().collect(),
+    };
+    let _the_error_at_hand_is_told = proc::kill_leftovers(&leftovers, DEATH_PATIENCE);
+}
+
+fn prepare(runs: &Path, mut run: NewRun) -> Result<(RunDir, String), BashError> {
+    let no_cwd = || BashError::NoCwd(run.cwd.display().to_string());
+    let cwd = std::path::absolute(&run.cwd).map_err(|_| no_cwd())?;
+    if !cwd.is_dir() {
+        return Err(no_cwd());
+    }
+    run.cwd = cwd;
+    Ok(RunDir::create(runs, run)?)
+}
+
+fn start_supervisor(shared: &Shared, dir: &RunDir) -> std::io::Result<Child> {
+    let mut command = std::process::Command::new(&shared.config.supervisor_binary);
+    command
+        .arg0("dispatch")
+        .arg(super::SUPERVISE)
+        .arg(dir.root())
+        // Pins no directory that somebody may want to unmount.
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(dir.path("supervisor.log"))?);
+    super::env::scrub(&mut command, &shared.config.secret_env);
+    Command::from(command).kill_on_drop(false).spawn()
+}
+
+/// Follows a run until its `exit` is there, whoever has to write it.
+async fn watch(
+    dir: &RunDir,
+    mut supervisor: Child,
+    deadline: Duration,
+    events: &mpsc::Sender<ToolEvent>,
+    kill: &CancellationToken,
+) -> Result<Exit, BashError> {
+    let started = Instant::now();
+    let mut preview = Preview::default();
+    let mut give_up_after = deadline.saturating_add(SUPERVISOR_PATIENCE);
+    let (mut supervisor_gone, mut stopping) = (false, false);
+    let mut pause = LOOK_FIRST;
+    loop {
+        tokio::select! {
+            _ = supervisor.wait(), if !supervisor_gone => supervisor_gone = true,
+            () = kill.cancelled(), if !stopping => {
+                stopping = true;
+                pause = LOOK_FIRST;
+                give_up_after = give_up_after.min(started.elapsed() + SUPERVISOR_PATIENCE);
+            }
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LOOK_MOST),
+        }
+        let (looked_at, from) = (dir.clone(), preview.wants());
+        let look = blocking(move || look(&looked_at, stopping, from)).await?;
+        if let Some(exit) = look.exit {
+            return Ok(exit);
+        }
+        preview.send(&look.output, events);
+        if supervisor_gone || started.elapsed() > give_up_after {
+            let dir = dir.clone();
+            return Ok(blocking(move || settle::bury(&dir)).await?);
+        }
+    }
+}
+
+struct Look {
+    exit: Option<Exit>,
+    output: Vec<u8>,
+}
+
+fn look(dir: &RunDir, stopping: bool, from: Option<u64>) -> Result<Look, BashError> {
+    if stopping {
+        dir.revoke()?;
+        // Nobody there yet: the supervisor will see `revoked` when it comes.
+        let _heard = dir.poke();
+    }
+    let exit = dir.exit()?;
+    let output = from.map_or_else(Vec::new, |from| peek(dir, from));
+    Ok(Look { exit, output })
+}
+
+/// The next bytes of the output; none if they cannot be read, since a preview
+/// is not worth failing for.
+fn peek(dir: &RunDir, from: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let read = File::open(dir.output_path()).and_then(|mut file| {
+        file.seek(SeekFrom::Start(from))?;
+        file.take(PREVIEW_BYTES as u64).read_to_end(&mut bytes)
+    });
+    match read {
+        Ok(_) => bytes,
+        Err(_) => Vec::new(),
+    }
+}
+
+/// What has been shown of a running command's output.
+#[derive(Debug, Default)]
+struct Preview {
+    read_bytes: u64,
+    shown_bytes: usize,
+    decoder: LossyDecoder,
+    last: Option<Instant>,
+}
+
+impl Preview {
+    /// Where to read on, if it is time to.
+    fn wants(&self) -> Option<u64> {
+        let rested = self.last.is_none_or(|last| last.elapsed() >= LOOK_MOST);
+        (rested && self.shown_bytes < PREVIEW_BYTES).then_some(self.read_bytes)
+    }
+
+    fn send(&mut self, bytes: &[u8], events: &mpsc::Sender<ToolEvent>) {
+        let mut text = String::new();
+        self.decoder.push(bytes, |piece| text.push_str(piece));
+        self.read_bytes += bytes.len() as u64;
+        let mut end = text.len().min(PREVIEW_BYTES - self.shown_bytes);
+        if end < text.len() {
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            text.truncate(end);
+            text.push('…');
+        }
+        if text.is_empty() {
+            return;
+        }
+        self.last = Some(Instant::now());
+        let offset = self.shown_bytes as u64;
+        self.shown_bytes = (self.shown_bytes + text.len()).min(PREVIEW_BYTES);
+        let _receiver_is_slow = events.try_send(ToolEvent::Output {
+            stream: OutputStream::Combined,
+            offset,
+            text,
+        });
+    }
+}

@@ -1,0 +1,117 @@
+//! The durable store: the core's verbs carried out over SQLite, and the reads
+//! that the API answers from.
+//!
+//! What a verb means is written in `dispatch_core::store`; here are the rows
+//! and the durability. One writer thread commits groups of verbs, a savepoint
+//! each, and answers only what is on the disk; a few read-only connections
+//! serve everything that only reads.
+
+mod columns;
+mod dump;
+mod lock;
+mod queue;
+mod read;
+mod schema;
+mod sql;
+mod sqlite;
+mod time;
+mod tx;
+mod writer;
+
+use dispatch_core::event::AgentEvent;
+use dispatch_core::ids::{ConversationId, Seq, Slug, TurnId};
+use dispatch_core::store::{
+    ConversationRow, Outcome, ProviderRow, Segment, TurnRow, Verb, WorkspaceRow,
+};
+use futures_util::future::BoxFuture;
+
+pub use dump::Dump;
+pub use lock::{DirLock, LockError};
+pub use schema::OpenError;
+pub use sqlite::{Durability, Options, SqliteStore};
+
+/// Takes the answer to a verb.
+pub type Done = Box<dyn FnOnce(Outcome) + Send>;
+
+/// What the host needs of a store.
+pub trait Store: Send + Sync + 'static {
+    /// Runs a verb as one transaction and hands the outcome to `done`, on a
+    /// thread of the store's. Never blocks: with too many verbs in the queue,
+    /// `done` is called at once with `StoreFault::Failed`.
+    ///
+    /// An answered verb is durable, and whatever is read or submitted after
+    /// its answer sees it.
+    fn submit(&self, verb: Verb, done: Done);
+
+    /// A conversation's logged events with a `seq` above `after`, in order, at
+    /// most `limit` (C2, C5). Empty for an unknown conversation.
+    fn events(
+        &self,
+        conversation: &ConversationId,
+        after: Seq,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<AgentEvent>, ReadError>>;
+
+    /// A conversation.
+    fn conversation(
+        &self,
+        id: &ConversationId,
+    ) -> BoxFuture<'_, Result<Option<ConversationRow>, ReadError>>;
+
+    /// A turn, with its end and its place in line.
+    fn turn(&self, id: TurnId) -> BoxFuture<'_, Result<Option<TurnView>, ReadError>>;
+
+    /// A conversation's turns without a terminal event, in their order.
+    fn open_turns_of(&self, id: &ConversationId)
+    -> BoxFuture<'_, Result<Vec<TurnView>, ReadError>>;
+
+    /// A workspace.
+    fn workspace(&self, slug: &Slug) -> BoxFuture<'_, Result<Option<WorkspaceRow>, ReadError>>;
+
+    /// Every provider that was ever configured, by name.
+    fn providers(&self) -> BoxFuture<'_, Result<Vec<ProviderView>, ReadError>>;
+
+    /// What is checkpointed of a turn's open step, in order of arrival.
+    fn segments(&self, turn: TurnId) -> BoxFuture<'_, Result<Vec<Segment>, ReadError>>;
+
+    /// Carries out what is queued, refuses what comes later, and leaves the
+    /// database in one file.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// A turn as clients see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TurnView {
+    /// The row.
+    pub row: TurnRow,
+    /// Its terminal event, once it has one (T2).
+    pub terminal: Option<AgentEvent>,
+    /// Its 1-based place among all parked turns of its provider, due or not;
+    /// `None` unless it is parked (A6).
+    pub position: Option<u64>,
+}
+
+/// A provider's line as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderView {
+    /// The row.
+    pub row: ProviderRow,
+    /// Turns that hold a slot.
+    pub streaming: u32,
+    /// Turns in line, due or not.
+    pub parked: u64,
+}
+
+/// Why something could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The bound on queued reads is reached.
+    #[error("the store has too many reads in its queue; try again in a moment")]
+    Busy,
+    /// The store was closed.
+    #[error("the store is closed, the server is shutting down")]
+    Closed,
+    /// SQLite or the disk said no.
+    #[error("the store could not read: {0}")]
+    Failed(String),
+}

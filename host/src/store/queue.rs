@@ -1,0 +1,64 @@
+//! A bounded queue that never blocks whoever puts something in.
+
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use dispatch_core::store::StoreFault;
+
+use super::ReadError;
+
+/// The end that is put into.
+#[derive(Debug)]
+pub(super) struct Queue<T>(Mutex<Option<SyncSender<T>>>);
+
+/// Why something was not queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    Full,
+    Closed,
+}
+
+impl From<Refused> for StoreFault {
+    fn from(refused: Refused) -> StoreFault {
+        StoreFault::Failed(ReadError::from(refused).to_string())
+    }
+}
+
+impl From<Refused> for ReadError {
+    fn from(refused: Refused) -> ReadError {
+        match refused {
+            Refused::Full => ReadError::Busy,
+            Refused::Closed => ReadError::Closed,
+        }
+    }
+}
+
+/// A queue that holds `bound` at most.
+pub(super) fn queue<T>(bound: usize) -> (Queue<T>, Receiver<T>) {
+    let (sender, receiver) = sync_channel(bound.max(1));
+    (Queue(Mutex::new(Some(sender))), receiver)
+}
+
+impl<T> Queue<T> {
+    /// Queues it, or hands it back.
+    pub(super) fn push(&self, job: T) -> Result<(), (T, Refused)> {
+        match &*locked(&self.0) {
+            None => Err((job, Refused::Closed)),
+            Some(sender) => sender.try_send(job).map_err(|refused| match refused {
+                TrySendError::Full(job) => (job, Refused::Full),
+                TrySendError::Disconnected(job) => (job, Refused::Closed),
+            }),
+        }
+    }
+
+    /// Takes nothing more; what is queued is still carried out.
+    pub(super) fn close(&self) {
+        locked(&self.0).take();
+    }
+}
+
+/// A lock whose holder panicked guards values that are whole: each critical
+/// section here is one call.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,225 @@
+//! Opening a database: pragmas, schema, migrations.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dispatch_core::store::FORMAT;
+use rusqlite::{Connection, OpenFlags};
+
+use super::lock::LockError;
+use super::sqlite::Durability;
+
+/// Marks a file as ours: "DSPT".
+const APPLICATION_ID: i64 = 0x4453_5054;
+
+/// Migration `n` leads from format `n` to `n + 1`.
+const MIGRATIONS: [&str; FORMAT as usize] = [include_str!("schema.sql")];
+
+/// How long a statement waits for another program that has the file locked.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its directory is in use.
+    #[error(transparent)]
+    Locked(#[from] LockError),
+    /// Its directory cannot be made.
+    #[error("cannot make the data directory {dir}: {cause}; check its parent's permissions")]
+    Directory {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// A later build has migrated it.
+    #[error(
+        "the database {path} has format {found}, this build knows up to {FORMAT}; run the newer build, or restore a backup"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+    },
+    /// Some other program's database.
+    #[error("{path} is a database of another program; name another file")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// SQLite said no.
+    #[error(
+        "cannot open the database {path}: {cause}; check the disk, and that the file is intact"
+    )]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        cause: rusqlite::Error,
+    },
+    /// The store's threads could not be started.
+    #[error("cannot start a thread for the store: {0}; check the limits on processes")]
+    Thread(std::io::Error),
+}
+
+/// A connection that writes; the schema is brought up to [`FORMAT`].
+pub(super) fn open_writer(path: &Path, durability: Durability) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let sqlite = |cause| OpenError::Sqlite {
+        path: path.to_owned(),
+        cause,
+    };
+    let mut conn = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    conn.busy_timeout(BUSY).map_err(sqlite)?;
+    check_ours(&conn, path)?;
+    configure_writer(&conn, durability).map_err(sqlite)?;
+    migrate(&mut conn).map_err(sqlite)?;
+    Ok(conn)
+}
+
+/// A connection that cannot write.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    conn.busy_timeout(BUSY)?;
+    conn.set_prepared_statement_cache_capacity(64);
+    Ok(conn)
+}
+
+fn check_ours(conn: &Connection, path: &Path) -> Result<(), OpenError> {
+    let sqlite = |cause| OpenError::Sqlite {
+        path: path.to_owned(),
+        cause,
+    };
+    let number = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let tables: i64 = conn
+        .query_row("SELECT COUNT(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(sqlite)?;
+    if tables > 0 && number("application_id").map_err(sqlite)? != APPLICATION_ID {
+        return Err(OpenError::Foreign {
+            path: path.to_owned(),
+        });
+    }
+    let found = number("user_version").map_err(sqlite)?;
+    if found > i64::from(FORMAT) {
+        return Err(OpenError::Newer {
+            path: path.to_owned(),
+            found,
+        });
+    }
+    Ok(())
+}
+
+fn configure_writer(conn: &Connection, durability: Durability) -> rusqlite::Result<()> {
+    conn.set_prepared_statement_cache_capacity(64);
+    conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    let synchronous = match durability {
+        Durability::Full => "FULL",
+        Durability::ProcessCrashOnly => "OFF",
+    };
+    conn.pragma_update(None, "synchronous", synchronous)?;
+    // A burst may grow the WAL; a checkpoint gives the disk back down to this.
+    conn.pragma_update_and_check(None, "journal_size_limit", 64 * 1024 * 1024, |_| Ok(()))?;
+    conn.pragma_update(None, "cache_size", -16 * 1024)
+}
+
+fn migrate(conn: &mut Connection) -> rusqlite::Result<()> {
+    let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let found = tx.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))?;
+    let done = usize::try_from(found).unwrap_or(0);
+    if done < MIGRATIONS.len() {
+        for migration in MIGRATIONS.iter().skip(done) {
+            tx.execute_batch(migration)?;
+        }
+        tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+        tx.pragma_update(None, "user_version", FORMAT)?;
+    }
+    tx.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sql;
+    use super::*;
+
+    fn open(path: &Path) -> Result<Connection, OpenError> {
+        open_writer(path, Durability::Full)
+    }
+
+    #[test]
+    fn a_database_of_a_newer_build_is_refused_by_its_format() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dispatch.db");
+        let conn = open(&path).unwrap();
+        conn.pragma_update(None, "user_version", FORMAT + 1)
+            .unwrap();
+        drop(conn);
+        let refused = open(&path).unwrap_err();
+        assert!(
+            matches!(refused, OpenError::Newer { found, .. } if found == i64::from(FORMAT) + 1)
+        );
+    }
+
+    #[test]
+    fn a_database_of_another_program_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("other.db");
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("CREATE TABLE photos (id)").unwrap();
+        drop(other);
+        assert!(matches!(open(&path), Err(OpenError::Foreign { .. })));
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dispatch.db");
+        std::fs::write(&path, [b'x'; 4096]).unwrap();
+        let refused = open(&path).unwrap_err().to_string();
+        assert!(refused.contains("dispatch.db"), "{refused}");
+    }
+
+    #[test]
+    fn every_commit_reaches_the_disk_before_it_is_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let conn = open(&dir.path().join("dispatch.db")).unwrap();
+        let pragma = |name: &str| {
+            conn.query_row(&format!("PRAGMA {name}"), [], |row| {
+                row.get::<_, rusqlite::types::Value>(0)
+            })
+            .unwrap()
+        };
+        assert_eq!(pragma("journal_mode"), "wal".to_owned().into());
+        assert_eq!(pragma("synchronous"), 2.into());
+    }
+
+    #[test]
+    fn no_statement_of_a_verb_or_a_read_scans_a_table_or_sorts_more_than_it_must() {
+        // They sort what has lapsed or just come due, and a star's open turns.
+        const MAY_SORT: [&str; 3] = ["LAPSED", "WAITERS_NEWLY_DUE", "OPEN_TURNS_IN"];
+        let dir = tempfile::tempdir().unwrap();
+        let conn = open(&dir.path().join("dispatch.db")).unwrap();
+        let mut seen = 0;
+        for (name, text) in sql::ALL {
+            let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {text}")).unwrap();
+            let count = plan.parameter_count();
+            let params = rusqlite::params_from_iter((0..count).map(|_| 1));
+            let steps: Vec<String> = plan
+                .query_map(params, |row| row.get::<_, String>(3))
+                .unwrap()
+                .map(Result::unwrap)
+                .collect();
+            for step in &steps {
+                let bounded = *name == "OPEN_TURNS_IN" && step.contains("INDEX turns_open");
+                assert!(!step.starts_with("SCAN") || bounded, "{name}: {steps:?}");
+                let sorts = step.contains("TEMP B-TREE");
+                assert!(!sorts || MAY_SORT.contains(name), "{name}: {steps:?}");
+            }
+            seen += steps.len();
+        }
+        assert!(seen > 20, "the plans were read");
+    }
+}

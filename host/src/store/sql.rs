@@ -1,0 +1,188 @@
+//! Every statement of the store, in one list, so that a test can ask SQLite
+//! how it would look each of them up.
+
+macro_rules! statements {
+    ($( $(#[$doc:meta])* $name:ident = $sql:expr; )*) => {
+        $( $(#[$doc])* pub(super) const $name: &str = $sql; )*
+        /// Name and text of each.
+        #[cfg(test)]
+        pub(super) const ALL: &[(&str, &str)] = &[ $( (stringify!($name), $name) ),* ];
+    };
+}
+
+macro_rules! turn_columns {
+    ($prefix:literal) => {
+        concat!(
+            $prefix,
+            "turn, ",
+            $prefix,
+            "conversation, ",
+            $prefix,
+            "ordinal, ",
+            $prefix,
+            "provider, ",
+            $prefix,
+            "model, ",
+            $prefix,
+            "state, ",
+            $prefix,
+            "unstarred, ",
+            $prefix,
+            "started_at, ",
+            $prefix,
+            "seq, ",
+            $prefix,
+            "due_at, ",
+            $prefix,
+            "owner_node, ",
+            $prefix,
+            "owner_boot, ",
+            $prefix,
+            "owner_incarnation, ",
+            $prefix,
+            "lease_until, ",
+            $prefix,
+            "epoch, ",
+            $prefix,
+            "step, ",
+            $prefix,
+            "items, ",
+            $prefix,
+            "restarts_empty, ",
+            $prefix,
+            "restarts_cut, ",
+            $prefix,
+            "retry_attempt, ",
+            $prefix,
+            "retry_sum_ms, ",
+            $prefix,
+            "retry_first_at, ",
+            $prefix,
+            "retry_message, ",
+            $prefix,
+            "retry_code, ",
+            $prefix,
+            "retry_cause, ",
+            $prefix,
+            "resumes, ",
+            $prefix,
+            "abort_by, ",
+            $prefix,
+            "abort_reason, ",
+            $prefix,
+            "abort_at, ",
+            $prefix,
+            "accepted_at, ",
+            $prefix,
+            "since, ",
+            $prefix,
+            "queue_ms, ",
+            $prefix,
+            "backoff_ms, ",
+            $prefix,
+            "model_ms, ",
+            $prefix,
+            "tool_ms, ",
+            $prefix,
+            "input_tokens, ",
+            $prefix,
+            "output_tokens, ",
+            $prefix,
+            "cached_tokens, ",
+            $prefix,
+            "reasoning_tokens"
+        )
+    };
+}
+
+statements! {
+    CONVERSATION = "SELECT id, workspace, title, created_at, last_activity_at, provider, model, cwd, \
+        last_seq, turn, epoch, next_ordinal FROM conversations WHERE id = ?1";
+    PUT_CONVERSATION = "REPLACE INTO conversations (id, workspace, title, created_at, last_activity_at, \
+        provider, model, cwd, last_seq, turn, epoch, next_ordinal) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+
+    TURN = concat!("SELECT ", turn_columns!(""), " FROM turns WHERE turn = ?1");
+    PUT_TURN = concat!("REPLACE INTO turns (waiting, ", turn_columns!(""), ") VALUES (?1, ?2, ?3, ?4, ?5, \
+        ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, \
+        ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36, ?37, ?38, ?39, ?40)");
+    OPEN_TURNS_OF = "SELECT turn FROM turns WHERE conversation = ?1 AND state <> 4 ORDER BY ordinal";
+    /// Walks the open turns, which O5 bounds, not the conversations, which nothing does.
+    OPEN_TURNS_IN = "SELECT t.turn FROM turns t INDEXED BY turns_open CROSS JOIN conversations c \
+        ON c.id = t.conversation WHERE t.state <> 4 AND c.workspace = ?1 ORDER BY t.turn";
+    OWNED_BY = "SELECT turn FROM turns WHERE state IN (2, 3) AND owner_node = ?1 ORDER BY turn";
+    LAPSED = "SELECT turn FROM turns INDEXED BY turns_leased WHERE state IN (2, 3) AND lease_until < ?1 \
+        ORDER BY turn LIMIT 1";
+
+    /// Those that are known to be due, in their order.
+    WAITERS_DUE = "SELECT t.turn, t.unstarred, t.started_at, t.seq, c.epoch \
+        FROM turns t INDEXED BY turns_line CROSS JOIN conversations c ON c.id = t.conversation \
+        WHERE t.state = 1 AND t.provider = ?1 AND t.waiting = 0 AND t.unstarred = ?2 \
+        ORDER BY t.started_at, t.seq LIMIT ?3";
+    /// Those that have become due since the last write noticed such.
+    WAITERS_NEWLY_DUE = "SELECT t.turn, t.unstarred, t.started_at, t.seq, c.epoch \
+        FROM turns t INDEXED BY turns_waiting CROSS JOIN conversations c ON c.id = t.conversation \
+        WHERE t.state = 1 AND t.waiting = 1 AND t.provider = ?1 AND t.due_at <= ?3 AND t.unstarred = ?2 \
+        ORDER BY t.started_at, t.seq LIMIT ?4";
+    NOTICE_DUE = "UPDATE turns SET waiting = 0 WHERE turn IN (SELECT turn FROM turns \
+        INDEXED BY turns_due WHERE state = 1 AND waiting = 1 AND due_at <= ?1 LIMIT ?2)";
+    NEXT_DUE = "SELECT MIN(due_at) FROM turns INDEXED BY turns_waiting \
+        WHERE state = 1 AND waiting = 1 AND provider = ?1 AND due_at > ?2";
+    STREAMING = "SELECT COUNT(*) FROM turns INDEXED BY turns_streaming WHERE state = 2 AND provider = ?1";
+    PARKED = "SELECT COUNT(*) FROM turns INDEXED BY turns_line WHERE state = 1 AND provider = ?1";
+    /// Run for both values of `waiting` and both sides of the star.
+    AHEAD = "SELECT COUNT(*) FROM turns INDEXED BY turns_line WHERE state = 1 AND provider = ?1 \
+        AND waiting = ?2 AND unstarred = ?3 AND (started_at, seq) < (?4, ?5)";
+
+    FORGET_RELEASES = "DELETE FROM releases WHERE provider = ?1 AND at < ?2";
+    PUT_RELEASE = "INSERT INTO releases (provider, at) VALUES (?1, ?2)";
+    RELEASES_AFTER = "SELECT at FROM releases WHERE provider = ?1 AND at > ?2 ORDER BY at";
+    NEXT_WAITER_SEQ = "UPDATE meta SET waiter_seq = waiter_seq + 1 WHERE id = 1 RETURNING waiter_seq";
+    STORE_TIME = "SELECT store_time FROM meta WHERE id = 1";
+    PUT_STORE_TIME = "UPDATE meta SET store_time = MAX(store_time, ?1) WHERE id = 1";
+
+    PROVIDER = "SELECT id, version, stream_limit, configured_limit, cooldown_ms, fair \
+        FROM providers WHERE id = ?1";
+    PUT_PROVIDER = "REPLACE INTO providers (id, version, stream_limit, configured_limit, cooldown_ms, fair) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    WORKSPACE = "SELECT slug, title, starred, cwd, created_at FROM workspaces WHERE slug = ?1";
+    PUT_WORKSPACE = "REPLACE INTO workspaces (slug, title, starred, cwd, created_at) \
+        VALUES (?1, ?2, ?3, ?4, ?5)";
+    KEY = "SELECT digest, turn FROM keys WHERE key = ?1";
+    PUT_KEY = "REPLACE INTO keys (key, digest, turn) VALUES (?1, ?2, ?3)";
+
+    PUT_EVENT = "INSERT INTO events (conversation, seq, turn, kind, terminal, json) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    TERMINAL_EVENT = "SELECT json, conversation, seq FROM events INDEXED BY events_terminal \
+        WHERE terminal = 1 AND turn = ?1";
+    START_SEQ = "SELECT seq FROM events INDEXED BY events_start WHERE kind = 'turn-start' AND turn = ?1";
+    EVENTS_AFTER = "SELECT json, conversation, seq FROM events WHERE conversation = ?1 AND seq > ?2 \
+        ORDER BY seq LIMIT ?3";
+
+    PUT_MARKER = "INSERT OR IGNORE INTO markers (turn) VALUES (?1)";
+    TAKE_MARKER = "DELETE FROM markers WHERE turn = ?1";
+
+    PUT_ITEM = "REPLACE INTO items (conversation, ordinal, n, turn, item) VALUES (?1, ?2, ?3, ?4, ?5)";
+    ITEMS = "SELECT conversation, ordinal, n, turn, item FROM items WHERE conversation = ?1 \
+        AND ordinal <= ?2 ORDER BY ordinal, n";
+    PUT_CALL = "REPLACE INTO calls (turn, step, n, call_id, name, input, state, started_epoch) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    CALLS = "SELECT turn, step, n, call_id, name, input, state, started_epoch FROM calls \
+        WHERE turn = ?1 AND step = ?2 ORDER BY n";
+    PUT_SEGMENT = "INSERT INTO segments (turn, epoch, step, text_offset, text, reasoning_offset, reasoning) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    SEGMENTS = "SELECT turn, epoch, step, text_offset, text, reasoning_offset, reasoning FROM segments \
+        WHERE turn = ?1 ORDER BY n";
+    DROP_SEGMENTS = "DELETE FROM segments WHERE turn = ?1";
+
+    OPEN_TURNS_VIEW = concat!("SELECT ", turn_columns!(""), " FROM turns WHERE conversation = ?1 \
+        AND state <> 4 ORDER BY ordinal");
+}
+
+/// Read once at start: the markers are counted in memory from then on.
+pub(super) const COUNT_MARKERS: &str = "SELECT COUNT(*) FROM markers";
+/// As many rows as providers were ever configured.
+pub(super) const PROVIDERS: &str = "SELECT id, version, stream_limit, configured_limit, cooldown_ms, fair \
+    FROM providers ORDER BY id";
+/// Everything, for comparisons and inspection only.
+pub(super) const DUMP_TURNS: &str = concat!("SELECT ", turn_columns!(""), " FROM turns");

@@ -1,0 +1,160 @@
+//! Stores with one mistake each: the comparison must find them out, else it
+//! proves nothing about the right one.
+
+use dispatch::store::Dump;
+use dispatch_core::admission::Head;
+use dispatch_core::event::AgentEvent;
+use dispatch_core::ids::{ConversationId, ProviderId, Slug, TurnId};
+use dispatch_core::store::{
+    CallRow, ConversationRow, ItemRow, KeyRow, Model, Outcome, ProviderRow, Segment, TurnRow, Tx,
+    Verb, WorkspaceRow, apply,
+};
+use dispatch_core::time::Timestamp;
+
+use super::harness::{Reached, Subject, difference, dump_of};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mistake {
+    None,
+    /// Every bid wins, and the marker stays.
+    MarkerIsNeverTaken,
+    /// Equal times are ordered by turn instead of by sequence number.
+    LineIgnoresSequence,
+    /// Waiters whose time has not come are granted too.
+    LineIgnoresDueTime,
+    /// A lease holds a moment longer than it says.
+    LeaseLapsesLate,
+}
+
+struct Wrong {
+    model: Model,
+    mistake: Mistake,
+}
+
+impl Subject for Wrong {
+    fn ask(&mut self, now: Timestamp, verb: &Verb) -> Outcome {
+        self.model.now = now;
+        let Ok(reply) = apply(self, verb);
+        Ok(reply)
+    }
+    fn dump(&mut self) -> Dump {
+        dump_of(&self.model)
+    }
+}
+
+macro_rules! pass_on {
+    ($( fn $name:ident(&mut self $(, $arg:ident : $ty:ty)*) -> $out:ty; )*) => {
+        $( fn $name(&mut self $(, $arg: $ty)*) -> Result<$out, Self::Error> {
+            self.model.$name($($arg),*)
+        } )*
+    };
+}
+
+impl Tx for Wrong {
+    type Error = core::convert::Infallible;
+
+    fn now(&self) -> Timestamp {
+        self.model.now
+    }
+
+    fn take_marker(&mut self, turn: TurnId) -> Result<bool, Self::Error> {
+        match self.mistake {
+            Mistake::MarkerIsNeverTaken => Ok(true),
+            _ => self.model.take_marker(turn),
+        }
+    }
+
+    fn waiters(
+        &mut self,
+        provider: &ProviderId,
+        starred: bool,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Head>, Self::Error> {
+        let due_by = match self.mistake {
+            Mistake::LineIgnoresDueTime => Timestamp(u64::MAX),
+            _ => now,
+        };
+        let mut heads = self.model.waiters(provider, starred, due_by, limit)?;
+        if self.mistake == Mistake::LineIgnoresSequence {
+            heads.sort_by_key(|head| (head.key.started_at, head.turn));
+        }
+        Ok(heads)
+    }
+
+    fn lapsed(&mut self, now: Timestamp) -> Result<Option<TurnId>, Self::Error> {
+        match self.mistake {
+            Mistake::LeaseLapsesLate => self.model.lapsed(now - 10_000),
+            _ => self.model.lapsed(now),
+        }
+    }
+
+    pass_on! {
+        fn conversation(&mut self, id: &ConversationId) -> Option<ConversationRow>;
+        fn put_conversation(&mut self, row: &ConversationRow) -> ();
+        fn turn(&mut self, id: TurnId) -> Option<TurnRow>;
+        fn put_turn(&mut self, row: &TurnRow) -> ();
+        fn open_turns_of(&mut self, id: &ConversationId) -> Vec<TurnId>;
+        fn open_turns_in(&mut self, slug: &Slug) -> Vec<TurnId>;
+        fn owned_by(&mut self, node: &str) -> Vec<TurnId>;
+        fn open_turns(&mut self) -> u64;
+        fn next_due(&mut self, provider: &ProviderId, now: Timestamp) -> Option<Timestamp>;
+        fn streaming(&mut self, provider: &ProviderId) -> u32;
+        fn put_release(&mut self, provider: &ProviderId, at: Timestamp) -> ();
+        fn releases_after(&mut self, provider: &ProviderId, since: Timestamp) -> Vec<Timestamp>;
+        fn next_waiter_seq(&mut self) -> u64;
+        fn provider(&mut self, id: &ProviderId) -> Option<ProviderRow>;
+        fn put_provider(&mut self, row: &ProviderRow) -> ();
+        fn workspace(&mut self, slug: &Slug) -> Option<WorkspaceRow>;
+        fn put_workspace(&mut self, row: &WorkspaceRow) -> ();
+        fn key(&mut self, key: &str) -> Option<KeyRow>;
+        fn put_key(&mut self, key: &str, row: &KeyRow) -> ();
+        fn put_event(&mut self, event: &AgentEvent) -> ();
+        fn terminal_event(&mut self, turn: TurnId) -> Option<AgentEvent>;
+        fn start_seq(&mut self, turn: TurnId) -> Option<u64>;
+        fn put_marker(&mut self, turn: TurnId) -> ();
+        fn put_item(&mut self, row: &ItemRow) -> ();
+        fn items(&mut self, id: &ConversationId, up_to: u64) -> Vec<ItemRow>;
+        fn put_call(&mut self, row: &CallRow) -> ();
+        fn calls(&mut self, turn: TurnId, step: u32) -> Vec<CallRow>;
+        fn put_segment(&mut self, segment: &Segment) -> ();
+        fn segments(&mut self, turn: TurnId) -> Vec<Segment>;
+        fn drop_segments(&mut self, turn: TurnId) -> ();
+    }
+}
+
+fn found_out(mistake: Mistake) -> bool {
+    let mut reached = Reached::new();
+    (0..super::SEEDS).any(|seed| {
+        let mut wrong = Wrong {
+            model: Model::default(),
+            mistake,
+        };
+        difference(seed, super::OPERATIONS, &mut wrong, &mut reached).is_some()
+    })
+}
+
+#[test]
+fn a_store_without_a_mistake_passes() {
+    assert!(!found_out(Mistake::None));
+}
+
+#[test]
+fn a_store_whose_markers_are_never_taken_is_found_out() {
+    assert!(found_out(Mistake::MarkerIsNeverTaken));
+}
+
+#[test]
+fn a_store_whose_line_ignores_the_sequence_number_is_found_out() {
+    assert!(found_out(Mistake::LineIgnoresSequence));
+}
+
+#[test]
+fn a_store_that_grants_before_the_due_time_is_found_out() {
+    assert!(found_out(Mistake::LineIgnoresDueTime));
+}
+
+#[test]
+fn a_store_whose_leases_lapse_late_is_found_out() {
+    assert!(found_out(Mistake::LeaseLapsesLate));
+}
