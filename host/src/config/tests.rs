@@ -1,0 +1,157 @@
+use super::*;
+
+fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn load(file: &str, pairs: &[(&str, &str)]) -> Result<Settings, ConfigError> {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("dispatch.toml"), file).unwrap();
+    Settings::load(&Sources {
+        data_dir: Some(dir.path().to_owned()),
+        env: env(pairs),
+        ..Sources::default()
+    })
+}
+
+fn refusal(file: &str, pairs: &[(&str, &str)]) -> String {
+    load(file, pairs).unwrap_err().to_string()
+}
+
+const SCRIPTED: &str = "[providers.demo]\ndialect = 'scripted'\n";
+
+#[test]
+fn the_documented_example_is_the_default() {
+    let example = r#"
+        [server]
+        listen = "127.0.0.1:4747"
+        on_crash = "resume"
+        [providers.openai]
+        dialect = "chat"
+        base_url = "https://api.openai.com/v1"
+        key_env = "OPENAI_API_KEY"
+        limit = 4
+        cooldown_ms = 200
+        models = ["gpt-5.1"]
+        [deadlines]
+        connect_s = 10
+        first_byte_s = 120
+        idle_s = 120
+        [liveness]
+        lease_s = 60
+        renew_s = 20
+        sweep_s = 15
+        [retry]
+        schedule_s = [5, 10, 30, 60, 300, 600, 900, 1800]
+        budget_s = 28800
+    "#;
+    let owner = Owner {
+        node: "n".into(),
+        boot: 1,
+        incarnation: 0,
+    };
+    let key = [("OPENAI_API_KEY", "k")];
+    let written = load(example, &key).unwrap().core(owner.clone());
+    let implied = load("", &key).unwrap().core(owner.clone());
+    assert_eq!(written, implied);
+    assert_eq!(written, core::Config::new(owner, written.providers.clone()));
+}
+
+#[test]
+fn the_environment_overrules_the_file_and_a_flag_overrules_both() {
+    let file = format!("{SCRIPTED}[server]\nlisten = '127.0.0.1:1'\n[deadlines]\nidle_s = 7\n");
+    let pairs = [
+        ("DISPATCH_SERVER__LISTEN", "127.0.0.1:2"),
+        ("DISPATCH_DEADLINES__IDLE_S", "9"),
+    ];
+    let settings = load(&file, &pairs).unwrap();
+    assert_eq!(settings.listen.port(), 2);
+    assert_eq!(settings.deadlines.idle_s, 9);
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings::load(&Sources {
+        data_dir: Some(dir.path().to_owned()),
+        listen: Some("localhost:3".to_owned()),
+        env: env(&[pairs[0], ("OPENAI_API_KEY", "k")]),
+        ..Sources::default()
+    })
+    .unwrap();
+    assert_eq!(settings.listen.port(), 3);
+}
+
+#[test]
+fn without_any_provider_the_three_ways_to_define_one_are_named() {
+    let message = refusal("", &[("ANTHROPIC_API_KEY", "k")]);
+    for way in ["OPENAI_API_KEY", "OPENAI_BASE_URL", "[providers.NAME]"] {
+        assert!(message.contains(way), "{message}");
+    }
+    assert!(message.contains("not supported yet"), "{message}");
+}
+
+#[test]
+fn a_base_url_without_a_key_is_called_without_one() {
+    let settings = load("", &[("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")]).unwrap();
+    let Dialect::Chat { key, .. } = &settings.providers[0].dialect else {
+        panic!("not a chat provider")
+    };
+    assert!(key.is_none());
+    let message = refusal("[providers.openai]\nlimit = 2", &[]);
+    assert!(message.contains("OPENAI_API_KEY"), "{message}");
+}
+
+#[test]
+fn the_first_provider_of_the_file_is_the_default() {
+    let file = "[providers.zeta]\ndialect='scripted'\n[providers.alpha]\ndialect='scripted'\n";
+    let settings = load(file, &[("OPENAI_API_KEY", "k")]).unwrap();
+    let ids: Vec<_> = settings.providers.iter().map(|p| p.id.as_str()).collect();
+    assert_eq!(ids, ["zeta", "alpha", "openai"]);
+}
+
+#[test]
+fn dialects_that_are_not_there_yet_say_so() {
+    let message = refusal("[providers.a]\ndialect = 'anthropic'\nmodels = ['m']", &[]);
+    assert!(message.contains("not supported yet"), "{message}");
+}
+
+#[test]
+fn a_bind_that_others_can_reach_needs_a_token() {
+    let file = format!("{SCRIPTED}[server]\nlisten = '0.0.0.0:4747'\n");
+    let message = refusal(&file, &[]);
+    assert!(message.contains("DISPATCH_TOKEN"), "{message}");
+    assert!(load(&file, &[("DISPATCH_TOKEN", "t")]).is_ok());
+    assert!(load(&file, &[("DISPATCH_TOKEN", "  ")]).is_err());
+}
+
+#[test]
+fn values_that_would_stop_every_turn_are_refused() {
+    for (file, word) in [
+        ("[liveness]\nlease_s = 30\nrenew_s = 20", "lease_s"),
+        ("[retry]\nschedule_s = []", "schedule_s"),
+        ("[deadlines]\nidle_s = 0", "idle_s"),
+        ("[server]\nlisten = 'everywhere'", "server.listen"),
+        ("[server]\non_crash = 'retry'", "seal"),
+        ("[providers.b]\ndialect='scripted'\nlimit = 0", "limit"),
+        ("[providers.B]\ndialect='scripted'", "providers.B"),
+    ] {
+        let message = refusal(&format!("{SCRIPTED}{file}"), &[]);
+        assert!(message.contains(word), "{message}");
+    }
+}
+
+#[test]
+fn a_key_never_shows_in_debug_output() {
+    let settings = load("", &[("OPENAI_API_KEY", "sk-secret-1")]).unwrap();
+    assert!(!format!("{settings:?}").contains("sk-secret-1"));
+}
+
+#[test]
+fn a_named_file_must_exist() {
+    let error = Settings::load(&Sources {
+        file: Some("/nowhere/dispatch.toml".into()),
+        data_dir: Some("/tmp".into()),
+        ..Sources::default()
+    });
+    assert!(matches!(error, Err(ConfigError::Unreadable { .. })));
+}

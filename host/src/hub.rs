@@ -1,0 +1,371 @@
+//! Who follows which conversation, and what they are shown.
+//!
+//! The driver publishes here what is durable or provisional; a [`Follow`] reads
+//! the log from its cursor and goes on with what is published. The log is the
+//! truth: whoever misses something (a gap, a full buffer, an event committed
+//! elsewhere) reads it again, so that nothing logged is missed or comes twice,
+//! whatever is lost on the way (C5).
+
+mod follow;
+mod view;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use dispatch_core::event::{AgentEvent, EventBody};
+use dispatch_core::ids::{ConversationId, Epoch, Seq, TurnId};
+use dispatch_core::time::Timestamp;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::store::Store;
+
+pub use follow::{Follow, FollowError, Scope, Shown};
+
+/// Items that a follower may be behind before it is sent back to the log.
+const BUFFER: usize = 256;
+/// How often the log is compared with what was published: a backstop for
+/// events that were committed elsewhere.
+const POLL: Duration = Duration::from_secs(2);
+/// A poll looks at so many conversations before it lets others have the store.
+const POLL_BATCH: usize = 64;
+
+/// The fan-out of events; cheap to clone.
+#[derive(Clone)]
+pub struct Hub {
+    topics: Arc<Mutex<BTreeMap<ConversationId, Topic>>>,
+    places: Arc<Semaphore>,
+}
+
+/// An event on its way to followers; its JSON is made once, and only if
+/// somebody reads it.
+pub(crate) struct Published {
+    event: AgentEvent,
+    json: OnceLock<Arc<str>>,
+}
+
+impl Published {
+    fn new(event: AgentEvent) -> Arc<Published> {
+        Arc::new(Published {
+            event,
+            json: OnceLock::new(),
+        })
+    }
+
+    fn json(&self) -> Arc<str> {
+        self.json
+            .get_or_init(|| self.event.to_json().into())
+            .clone()
+    }
+}
+
+/// What a follower's buffer holds.
+enum Item {
+    /// An event, and the highest sequence number that had been published
+    /// before it: a provisional event that was overtaken is known by it.
+    Event(Arc<Published>, Seq),
+    /// The log may have grown.
+    Wake,
+}
+
+/// The open step so far, with the highest sequence number published before its
+/// last piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OpenStep {
+    turn: TurnId,
+    epoch: Epoch,
+    step: u32,
+    text: String,
+    reasoning: String,
+    at: Timestamp,
+    tag: Seq,
+}
+
+impl OpenStep {
+    fn event(&self, conversation: &ConversationId) -> AgentEvent {
+        AgentEvent {
+            seq: None,
+            conversation: conversation.clone(),
+            turn: self.turn,
+            epoch: self.epoch,
+            at: self.at,
+            body: EventBody::Snapshot {
+                step: self.step,
+                text: self.text.clone(),
+                reasoning: self.reasoning.clone(),
+                position: None,
+            },
+        }
+    }
+}
+
+#[derive(Default)]
+struct Topic {
+    /// The highest sequence number that anybody here has seen.
+    known: Seq,
+    /// The highest one that every follower was told of, directly or by a wake-up.
+    told: Seq,
+    open: Option<OpenStep>,
+    /// After a wake-up a step may have begun anew without a published restart.
+    is_suspect: bool,
+    /// `known` still tells deltas of a repeated step from those before it.
+    is_restarted: bool,
+    next_follower: u64,
+    followers: Vec<(u64, mpsc::Sender<Item>)>,
+}
+
+/// A follower's end of a topic; dropping it leaves the topic.
+struct Subscription {
+    open: Option<OpenStep>,
+    items: mpsc::Receiver<Item>,
+    place: Place,
+}
+
+struct Place {
+    hub: Hub,
+    conversation: ConversationId,
+    follower: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut topics = self.hub.lock();
+        if let Some(topic) = topics.get_mut(&self.conversation) {
+            topic.followers.retain(|(id, _)| *id != self.follower);
+            if topic.is_idle() {
+                topics.remove(&self.conversation);
+            }
+        }
+    }
+}
+
+impl Hub {
+    /// A hub for at most `max_followers` at a time (O5).
+    pub fn new(max_followers: usize) -> Hub {
+        Hub {
+            topics: Arc::default(),
+            places: Arc::new(Semaphore::new(max_followers.min(Semaphore::MAX_PERMITS))),
+        }
+    }
+
+    /// Shows an event to whoever follows its conversation. Never blocks.
+    pub fn publish(&self, event: AgentEvent) {
+        let mut topics = self.lock();
+        let topic = topics.entry(event.conversation.clone()).or_default();
+        topic.apply(&event);
+        if topic.followers.is_empty() {
+            if topic.is_idle() {
+                let conversation = event.conversation;
+                topics.remove(&conversation);
+            }
+            return;
+        }
+        let tag = topic.known;
+        let published = Published::new(event);
+        topic.send(|| Item::Event(published.clone(), tag));
+    }
+
+    /// Sends a conversation's followers back to the log.
+    pub fn wake(&self, conversation: &ConversationId) {
+        if let Some(topic) = self.lock().get_mut(conversation) {
+            topic.is_suspect = true;
+            topic.send(|| Item::Wake);
+        }
+    }
+
+    /// Conversations that are held in memory: followed, or with an open step.
+    pub fn topics(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Compares the log with what was published, for ever.
+    pub async fn poll(self, store: Arc<dyn Store>) {
+        loop {
+            tokio::time::sleep(POLL).await;
+            self.poll_once(&*store).await;
+        }
+    }
+
+    async fn poll_once(&self, store: &dyn Store) {
+        let followed: Vec<_> = {
+            let topics = self.lock();
+            let followed = topics.iter().filter(|(_, t)| !t.followers.is_empty());
+            followed.map(|(id, t)| (id.clone(), t.told)).collect()
+        };
+        for (n, (conversation, told)) in followed.into_iter().enumerate() {
+            if n % POLL_BATCH == POLL_BATCH - 1 {
+                tokio::task::yield_now().await;
+            }
+            match store.conversation(&conversation).await {
+                Ok(Some(row)) if row.last_seq > told => {
+                    self.wake(&conversation);
+                    if let Some(topic) = self.lock().get_mut(&conversation) {
+                        topic.told = topic.told.max(row.last_seq);
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "the log could not be polled for followers");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn place(&self) -> Option<OwnedSemaphorePermit> {
+        self.places.clone().try_acquire_owned().ok()
+    }
+
+    fn subscribe(&self, conversation: &ConversationId) -> Subscription {
+        let mut topics = self.lock();
+        let topic = topics.entry(conversation.clone()).or_default();
+        let (sender, items) = mpsc::channel(BUFFER);
+        let follower = topic.next_follower;
+        topic.next_follower += 1;
+        topic.followers.push((follower, sender));
+        Subscription {
+            open: topic.open.clone(),
+            items,
+            place: Place {
+                hub: self.clone(),
+                conversation: conversation.clone(),
+                follower,
+            },
+        }
+    }
+
+    fn open_step(&self, conversation: &ConversationId) -> Option<OpenStep> {
+        self.lock().get(conversation)?.open.clone()
+    }
+
+    /// A follower has read the log up to `seq`.
+    fn note(&self, conversation: &ConversationId, seq: Seq) {
+        if let Some(topic) = self.lock().get_mut(conversation) {
+            topic.known = topic.known.max(seq);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ConversationId, Topic>> {
+        // Every change under this lock leaves the map whole, so a panic elsewhere does no harm.
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub")
+            .field("topics", &self.topics())
+            .finish()
+    }
+}
+
+impl Topic {
+    fn is_idle(&self) -> bool {
+        self.followers.is_empty() && self.open.is_none() && !self.is_restarted
+    }
+
+    /// A follower whose buffer is full loses its place and finds its buffer
+    /// closed: it reads the log from its cursor.
+    fn send(&mut self, item: impl Fn() -> Item) {
+        self.followers
+            .retain(|(_, sender)| sender.try_send(item()).is_ok());
+    }
+
+    fn apply(&mut self, event: &AgentEvent) {
+        if let Some(seq) = event.seq {
+            self.known = self.known.max(seq);
+            self.told = self.told.max(seq);
+        }
+        match &event.body {
+            EventBody::TextDelta { step, offset, text } => {
+                self.append(event, *step, *offset, text, |open| &mut open.text);
+            }
+            EventBody::ReasoningDelta { step, offset, text } => {
+                self.append(event, *step, *offset, text, |open| &mut open.reasoning);
+            }
+            EventBody::StepRestart { .. } => {
+                self.close(event.turn, u32::MAX);
+                self.is_restarted = true;
+            }
+            EventBody::StepComplete { step, .. } => {
+                self.close(event.turn, *step);
+                self.is_restarted = false;
+            }
+            EventBody::ProviderRetry { .. }
+            | EventBody::Done { .. }
+            | EventBody::Error { .. }
+            | EventBody::Aborted { .. } => {
+                self.close(event.turn, u32::MAX);
+                self.is_restarted = false;
+            }
+            EventBody::TurnStart { .. }
+            | EventBody::Status { .. }
+            | EventBody::ToolCall { .. }
+            | EventBody::ToolOutput { .. }
+            | EventBody::ToolResult { .. }
+            | EventBody::Warning { .. }
+            | EventBody::Snapshot { .. } => {}
+        }
+    }
+
+    fn close(&mut self, turn: TurnId, up_to: u32) {
+        if self
+            .open
+            .as_ref()
+            .is_some_and(|open| open.turn == turn && open.step <= up_to)
+        {
+            self.open = None;
+        }
+    }
+
+    fn append(
+        &mut self,
+        event: &AgentEvent,
+        step: u32,
+        offset: u64,
+        piece: &str,
+        part: fn(&mut OpenStep) -> &mut String,
+    ) {
+        let same = self
+            .open
+            .as_mut()
+            .filter(|open| (open.turn, open.epoch, open.step) == (event.turn, event.epoch, step));
+        if let Some(open) = same {
+            let length = part(open).len() as u64;
+            let is_anew = offset < length || (offset == 0 && self.is_suspect);
+            if offset == length && !is_anew {
+                part(open).push_str(piece);
+                open.at = event.at;
+                open.tag = self.known;
+                self.is_suspect = false;
+                return;
+            }
+        } else if self
+            .open
+            .as_ref()
+            .is_some_and(|open| event.epoch < open.epoch)
+        {
+            return;
+        }
+        self.is_suspect = false;
+        self.open = None;
+        // A step whose beginning was not seen here cannot be shown as a whole.
+        if offset == 0 {
+            let mut open = OpenStep {
+                turn: event.turn,
+                epoch: event.epoch,
+                step,
+                text: String::new(),
+                reasoning: String::new(),
+                at: event.at,
+                tag: self.known,
+            };
+            part(&mut open).push_str(piece);
+            self.open = Some(open);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
