@@ -88,8 +88,8 @@ fn c5_a_client_cut_after_any_event_comes_back_to_the_rest() {
             (at, stream)
         })
         .collect();
-    let mut threads = Vec::new();
     std::thread::scope(|scope| {
+        let mut threads = Vec::new();
         for (n, (at, stream)) in clients.into_iter().enumerate() {
             let world = &world;
             threads.push(scope.spawn(move || cut_after(world, &at, stream, n)));

@@ -66,7 +66,7 @@ fn failures() -> Vec<Failure> {
         ),
         failure(
             "overloaded_after_content",
-            json!([["half a sen", {"error_event": {"type": "overloaded_error", "message": "Overloaded"}}]][0]),
+            json!(["half a sen", {"error_event": {"type": "overloaded_error", "message": "Overloaded"}}]),
         ),
         failure(
             "cut_before_the_head",

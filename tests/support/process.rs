@@ -38,7 +38,6 @@ pub(crate) fn dispatch(args: &[&str]) -> Command {
 pub(crate) struct Process {
     child: Child,
     pub(crate) addr: SocketAddr,
-    _stdout: mpsc::Receiver<String>,
 }
 
 impl Process {
@@ -67,9 +66,8 @@ impl Process {
         let (lines, stdout) = mpsc::channel();
         std::thread::spawn(move || {
             for line in out.lines().map_while(Result::ok) {
-                if lines.send(line).is_err() {
-                    break;
-                }
+                // Read on when nobody listens: a full pipe would stop the process.
+                lines.send(line).ok();
             }
         });
         match stdout.recv_timeout(PATIENCE) {
@@ -78,11 +76,7 @@ impl Process {
                 let Some(Ok(addr)) = addr else {
                     panic!("the first line on stdout is {line:?}");
                 };
-                Ok(Process {
-                    child,
-                    addr,
-                    _stdout: stdout,
-                })
+                Ok(Process { child, addr })
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => Err(child.wait().unwrap()),
             Err(mpsc::RecvTimeoutError::Timeout) => {
