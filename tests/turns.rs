@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use support::client::{Receipt, count, kinds, logged, receipt, said, started};
-use support::process::{Provider, Server, dispatch};
+use support::process::{Process, Provider, Server, dispatch, output, pid_of};
 use support::stream::{End, EventExt, Stream};
 use support::{config, is_alive, lines, until, until_true};
 
@@ -231,9 +231,8 @@ fn d28_a_background_child_that_keeps_its_output_open_holds_nothing_up() {
         (true.into(), "started")
     );
     assert_eq!(events.last().unwrap().kind(), "done");
-    let pid: i32 = lines(&file)[0].parse().unwrap();
     // Left alone by the server, so ended by its test.
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    let pid = pid_of(lines(&file)[0].parse().unwrap());
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
@@ -618,12 +617,13 @@ fn l10_a_terminated_server_leaves_no_command_behind() {
 fn o1_a_data_directory_serves_one_server_at_a_time() {
     let world = World::new();
     let dir = world.server.dir.to_str().unwrap();
-    let output = dispatch(&["serve", "--listen", "127.0.0.1:0", "--data-dir", dir])
-        .output()
-        .unwrap();
-    assert!(!output.status.success());
-    assert!(output.stdout.is_empty(), "it must not claim to listen");
-    let said_why = String::from_utf8_lossy(&output.stderr).into_owned();
+    let stderr = world.file("second.stderr");
+    let mut second = dispatch(&["serve", "--listen", "127.0.0.1:0", "--data-dir", dir]);
+    let Err(status) = Process::try_start(&mut second, &stderr) else {
+        panic!("a second server serves the same data directory");
+    };
+    assert!(!status.success());
+    let said_why = std::fs::read_to_string(&stderr).unwrap();
     assert!(said_why.contains(dir), "it names the directory: {said_why}");
     assert_eq!(
         said(&world.server.says("first", "still there?")),
@@ -636,11 +636,7 @@ fn o2_run_prints_the_answer_and_its_exit_code_tells_how_it_went() {
     let world = World::new();
     let dir = world.server.dir.to_str().unwrap().to_owned();
     let server = format!("http://{}", world.server.addr);
-    let run = |message: &str| {
-        dispatch(&["run", message, "--server", &server])
-            .output()
-            .unwrap()
-    };
+    let run = |message: &str| output(dispatch(&["run", message, "--server", &server]));
     let fine = run("good morning");
     assert_eq!(fine.status.code(), Some(0), "{fine:?}");
     assert_eq!(
@@ -649,11 +645,14 @@ fn o2_run_prints_the_answer_and_its_exit_code_tells_how_it_went() {
     );
     let failed = run("script: [{\"status\": 400}]");
     assert_eq!(failed.status.code(), Some(5), "{failed:?}");
-    let nowhere = dispatch(&["run", "hello", "--server", "http://127.0.0.1:1"])
-        .output()
-        .unwrap();
+    let nowhere = output(dispatch(&[
+        "run",
+        "hello",
+        "--server",
+        "http://127.0.0.1:1",
+    ]));
     assert_eq!(nowhere.status.code(), Some(4), "{nowhere:?}");
-    let usage = dispatch(&["run"]).output().unwrap();
+    let usage = output(dispatch(&["run"]));
     assert_eq!(usage.status.code(), Some(2), "{usage:?}");
     let address = std::fs::read_to_string(format!("{dir}/address")).unwrap();
     assert!(

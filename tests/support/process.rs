@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -32,6 +32,28 @@ pub(crate) fn dispatch(args: &[&str]) -> Command {
         command.env_remove(name);
     }
     command
+}
+
+/// Runs `command` to its end.
+#[track_caller]
+pub(crate) fn output(mut command: Command) -> Output {
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = pid_of(child.id());
+    let (done, ended) = mpsc::channel();
+    std::thread::spawn(move || done.send(child.wait_with_output()));
+    let Ok(output) = ended.recv_timeout(PATIENCE) else {
+        kill_process(pid, Signal::KILL).ok();
+        panic!("{command:?} does not end");
+    };
+    output.unwrap()
+}
+
+pub(crate) fn pid_of(number: u32) -> Pid {
+    Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
 }
 
 /// A process that announced an address.
@@ -98,8 +120,7 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
-        kill_process(pid, signal).unwrap();
+        kill_process(pid_of(self.pid()), signal).unwrap();
     }
 
     pub(crate) fn wait(&mut self) -> ExitStatus {
