@@ -8,59 +8,22 @@ mod support;
 use serde_json::{Value, json};
 
 use support::client::{Receipt, Screen, kinds, logged, started};
-use support::config;
-use support::process::{Provider, Server};
 use support::stream::{EventExt, Stream};
+use support::world::World;
 
-struct World {
-    provider: Provider,
-    server: Server,
-    _dir: tempfile::TempDir,
+/// Comes back with what `screen` has seen last, and stays to the end.
+fn come_back(world: &World, at: &Receipt, screen: &mut Screen) {
+    for event in world.server.follow(at, screen.cursor()).all() {
+        screen.show(&event);
+    }
 }
 
-impl World {
-    fn new() -> World {
-        let dir = tempfile::tempdir().unwrap();
-        let provider = Provider::start();
-        let config = [
-            config::retry(&[1], 20),
-            config::provider("mock", &provider.base_url(), 8),
-        ]
-        .concat();
-        let server = Server::start(&dir.path().join("data"), &config);
-        World {
-            provider,
-            server,
-            _dir: dir,
-        }
-    }
-
-    fn submit(&self, tag: &str, script: &Value) -> Receipt {
-        let message = format!("{tag} script: {script}");
-        self.server
-            .submit(&json!({ "conversationId": tag, "message": message }))
-    }
-
-    /// Comes back with what `screen` has seen last, and stays to the end.
-    fn come_back(&self, at: &Receipt, screen: &mut Screen) {
-        for event in self.server.follow(at, screen.cursor()).all() {
-            screen.show(&event);
-        }
-    }
-
-    fn is_whole(&self, at: &Receipt, screen: &Screen, steps: &[&str]) {
-        assert_eq!(screen.log, self.server.log(&at.conversation));
-        let shown: Vec<&str> = screen.steps.values().map(String::as_str).collect();
-        assert_eq!(shown, steps, "{:#?}", screen.log);
-        assert_eq!(
-            screen
-                .log
-                .iter()
-                .filter(|event| event.is_terminal())
-                .count(),
-            1
-        );
-    }
+fn is_whole(world: &World, at: &Receipt, screen: &Screen, steps: &[&str]) {
+    assert_eq!(screen.log, world.server.log(&at.conversation));
+    let shown: Vec<&str> = screen.steps.values().map(String::as_str).collect();
+    assert_eq!(shown, steps, "{:#?}", screen.log);
+    let ends = screen.log.iter().filter(|event| event.is_terminal());
+    assert_eq!(ends.count(), 1);
 }
 
 /// Two steps with text in pieces of several bytes a character, and a tool.
@@ -125,9 +88,9 @@ fn cut_after(world: &World, at: &Receipt, stream: Stream, n: usize) -> bool {
             "there is nothing beyond the terminal event"
         );
     } else {
-        world.come_back(at, &mut screen);
+        come_back(world, at, &mut screen);
     }
-    world.is_whole(at, &screen, &LONG_STEPS);
+    is_whole(world, at, &screen, &LONG_STEPS);
     !before.iter().any(EventExt::is_terminal)
 }
 
@@ -156,7 +119,7 @@ fn c5_a_client_may_stay_away_across_the_end_of_a_step() {
     world.provider.release("second");
     let rest = back.all();
     rest.iter().for_each(|event| screen.show(event));
-    world.is_whole(&at, &screen, &["half of it, the rest", "second"]);
+    is_whole(&world, &at, &screen, &["half of it, the rest", "second"]);
     let first = kinds(&rest)[0];
     assert_eq!(
         first, "step-complete",
@@ -191,7 +154,7 @@ fn c5_a_cursor_survives_a_restart_of_the_server() {
     back.wait_for("step-restart");
     world.provider.release("rest");
     back.all().iter().for_each(|event| screen.show(event));
-    world.is_whole(&at, &screen, &["half of it, the rest"]);
+    is_whole(&world, &at, &screen, &["half of it, the rest"]);
 }
 
 #[test]
@@ -223,7 +186,7 @@ fn c5_a_snapshot_replaces_what_a_late_client_did_not_see() {
     world.provider.release("rest");
     let mut screen = Screen::default();
     late.all().iter().for_each(|event| screen.show(event));
-    world.is_whole(&at, &screen, &["half of it, the rest"]);
+    is_whole(&world, &at, &screen, &["half of it, the rest"]);
     drop(first);
 }
 
