@@ -21,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::store::Store;
 
+pub(crate) use follow::status;
 pub use follow::{Follow, FollowError, Scope, Shown};
 
 /// Items that a follower may be behind before it is sent back to the log.
@@ -37,6 +38,10 @@ pub struct Hub {
     topics: Arc<Mutex<BTreeMap<ConversationId, Topic>>>,
     places: Arc<Semaphore>,
 }
+
+/// A place among the followers; given back when dropped.
+#[derive(Debug)]
+pub struct Reserved(#[allow(dead_code)] OwnedSemaphorePermit);
 
 /// An event on its way to followers; its JSON is made once, and only if
 /// somebody reads it.
@@ -119,7 +124,7 @@ struct Topic {
 struct Subscription {
     open: Option<OpenStep>,
     items: mpsc::Receiver<Item>,
-    place: Place,
+    _place: Place,
 }
 
 struct Place {
@@ -213,8 +218,13 @@ impl Hub {
         }
     }
 
-    fn place(&self) -> Option<OwnedSemaphorePermit> {
-        self.places.clone().try_acquire_owned().ok()
+    /// A follower's place, before anything is done that deserves one.
+    ///
+    /// # Errors
+    /// [`FollowError::Full`].
+    pub fn reserve(&self) -> Result<Reserved, FollowError> {
+        let permit = self.places.clone().try_acquire_owned();
+        permit.map(Reserved).map_err(|_| FollowError::Full)
     }
 
     fn subscribe(&self, conversation: &ConversationId) -> Subscription {
@@ -227,7 +237,7 @@ impl Hub {
         Subscription {
             open: topic.open.clone(),
             items,
-            place: Place {
+            _place: Place {
                 hub: self.clone(),
                 conversation: conversation.clone(),
                 follower,

@@ -7,11 +7,10 @@ use dispatch_core::event::{AgentEvent, EventBody, StatusState};
 use dispatch_core::ids::{ConversationId, Seq, TurnId};
 use dispatch_core::store::TurnState;
 use dispatch_core::time::Timestamp;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::view::{Logged, Passing, View};
-use super::{Hub, Item, OpenStep, Subscription};
+use super::{Hub, Item, OpenStep, Reserved, Subscription};
 use crate::clock::Clock;
 use crate::store::{ReadError, Store, TurnView};
 
@@ -88,7 +87,7 @@ pub struct Follow {
     failed_reads: u32,
     sampling: Sampling,
     ready: VecDeque<Shown>,
-    _place: OwnedSemaphorePermit,
+    _place: Reserved,
 }
 
 #[derive(Default)]
@@ -100,19 +99,16 @@ struct Sampling {
 
 impl Follow {
     /// Begins after the logged event `after` (0: at the beginning).
-    ///
-    /// # Errors
-    /// [`FollowError::Full`].
     pub fn new(
         hub: &Hub,
+        place: Reserved,
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         conversation: ConversationId,
         after: Seq,
         scope: Scope,
-    ) -> Result<Follow, FollowError> {
-        let place = hub.place().ok_or(FollowError::Full)?;
-        Ok(Follow {
+    ) -> Follow {
+        Follow {
             hub: hub.clone(),
             store,
             clock,
@@ -126,7 +122,7 @@ impl Follow {
             sampling: Sampling::default(),
             ready: VecDeque::new(),
             _place: place,
-        })
+        }
     }
 
     /// The next thing to show; `None` when the scope is at its end. May be

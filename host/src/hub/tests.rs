@@ -328,7 +328,8 @@ impl Client {
 
 fn follow(hub: &Hub, log: &Arc<Log>, after: Seq, scope: Scope) -> Follow {
     let store: Arc<dyn Store> = log.clone();
-    Follow::new(hub, store, Arc::new(Still), conversation(), after, scope).unwrap()
+    let place = hub.reserve().unwrap();
+    Follow::new(hub, place, store, Arc::new(Still), conversation(), after, scope)
 }
 
 async fn one_history(seed: u64) {
@@ -491,20 +492,9 @@ async fn a_topic_is_forgotten_when_nobody_follows_and_no_step_is_open() {
 async fn a_follower_too_many_is_refused_and_a_place_comes_back() {
     let (hub, log) = (Hub::new(1), Arc::new(Log::default()));
     let first = follow(&hub, &log, 0, Scope::Conversation);
-    let store: Arc<dyn Store> = log.clone();
-    let again = || {
-        Follow::new(
-            &hub,
-            store.clone(),
-            Arc::new(Still),
-            conversation(),
-            0,
-            Scope::Conversation,
-        )
-    };
-    assert!(matches!(again(), Err(FollowError::Full)));
+    assert!(matches!(hub.reserve(), Err(FollowError::Full)));
     drop(first);
-    assert!(again().is_ok());
+    assert!(hub.reserve().is_ok());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,426 @@
+//! Effects become work, and work becomes inputs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use dispatch_core::ids::{EffectId, ProviderId, TurnId};
+use dispatch_core::io::{Effect, FailKind, Found, Input, ToolEnd, ToolStart};
+use dispatch_core::store::Verb;
+use futures_util::FutureExt;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Driver, Lanes, Life, Machine};
+use crate::exec::{ReapOutcome, ToolDone, ToolEvent, ToolHandle, ToolRequest};
+use crate::panics;
+use crate::provider::{self, ProviderInput};
+
+/// Pieces of one provider's body that may wait for the shared lane.
+const STREAM_BUFFER: usize = 8;
+/// Previews of one tool that may wait.
+const TOOL_BUFFER: usize = 16;
+/// How long the end of a finished step's body is waited for.
+const FINISH: Duration = Duration::from_secs(1);
+
+/// What is under way, by effect: whose turn it is, and how to stop it.
+#[derive(Default)]
+pub(super) struct Flights(BTreeMap<EffectId, Flight>);
+
+struct Flight {
+    turn: Option<TurnId>,
+    work: Work,
+}
+
+enum Work {
+    /// Runs to its end by itself.
+    Plain,
+    Stream {
+        task: AbortHandle,
+        /// The rest of the body is read for the connection's sake only.
+        finish: CancellationToken,
+    },
+    Tool(ToolHandle),
+}
+
+impl Flights {
+    fn add(&mut self, id: EffectId, turn: Option<TurnId>, work: Work) {
+        self.0.insert(id, Flight { turn, work });
+    }
+
+    /// The turn that an input is about; `None` for those that concern nobody or many.
+    pub(super) fn turn_of(&self, input: &Input) -> Option<TurnId> {
+        self.0.get(&effect_of(input)?)?.turn
+    }
+
+    /// Forgets an effect with the last input about it.
+    pub(super) fn over(&mut self, input: &Input) {
+        let is_last = match input {
+            Input::Stored { .. }
+            | Input::ProviderEnd { .. }
+            | Input::ProviderFailed { .. }
+            | Input::ToolDone { .. }
+            | Input::Reaped { .. }
+            | Input::EffectPanicked { .. } => true,
+            Input::Tick
+            | Input::Command { .. }
+            | Input::ProviderHead { .. }
+            | Input::ProviderBytes { .. }
+            | Input::ToolOutput { .. }
+            | Input::Shutdown => false,
+        };
+        if is_last && let Some(id) = effect_of(input) {
+            self.0.remove(&id);
+        }
+    }
+
+    /// Turns that something is under way for.
+    pub(super) fn turns(&self) -> usize {
+        let turns: BTreeSet<_> = self.0.values().filter_map(|flight| flight.turn).collect();
+        turns.len()
+    }
+
+    /// Drops every stream and stops every tool.
+    pub(super) fn cancel_all(&mut self) {
+        for flight in std::mem::take(&mut self.0).into_values() {
+            flight.work.stop();
+        }
+    }
+
+    /// Drops every stream and leaves tools to their supervisors.
+    pub(super) fn leave(&mut self) {
+        for flight in std::mem::take(&mut self.0).into_values() {
+            match flight.work {
+                Work::Stream { task, .. } => task.abort(),
+                Work::Plain | Work::Tool(_) => {}
+            }
+        }
+    }
+
+    fn close(&mut self, id: EffectId, finished: bool) {
+        match self.0.remove(&id).map(|flight| flight.work) {
+            Some(Work::Stream { finish, .. }) if finished => finish.cancel(),
+            Some(work) => work.stop(),
+            None => {}
+        }
+    }
+
+    fn stop(&self, id: EffectId) {
+        if let Some(flight) = self.0.get(&id) {
+            flight.work.stop();
+        }
+    }
+}
+
+impl Work {
+    fn stop(&self) {
+        match self {
+            Work::Plain => {}
+            Work::Stream { task, .. } => task.abort(),
+            Work::Tool(tool) => tool.kill(),
+        }
+    }
+}
+
+fn effect_of(input: &Input) -> Option<EffectId> {
+    match input {
+        Input::Tick | Input::Command { .. } | Input::Shutdown => None,
+        Input::Stored { id, .. }
+        | Input::ProviderHead { id, .. }
+        | Input::ProviderBytes { id, .. }
+        | Input::ProviderEnd { id }
+        | Input::ProviderFailed { id, .. }
+        | Input::ToolOutput { id, .. }
+        | Input::ToolDone { id, .. }
+        | Input::Reaped { id, .. }
+        | Input::EffectPanicked { id, .. } => Some(*id),
+    }
+}
+
+/// The one turn that a verb is about.
+fn turn_of_verb(verb: &Verb) -> Option<TurnId> {
+    match verb {
+        Verb::Accept(accept) => Some(accept.turn),
+        Verb::Load { turn, .. } => Some(*turn),
+        Verb::CommitStep { fence, .. }
+        | Verb::RestartStep { fence, .. }
+        | Verb::ToolsStarted { fence, .. }
+        | Verb::ToolsFinished { fence, .. }
+        | Verb::Park { fence, .. }
+        | Verb::ScheduleRetry { fence, .. } => Some(fence.turn),
+        Verb::RequestAbort(abort) => abort.turn,
+        Verb::Elect(election) => Some(election.fence.turn),
+        Verb::Boot(_)
+        | Verb::AdmissionView { .. }
+        | Verb::ApplyGrants(_)
+        | Verb::Checkpoint { .. }
+        | Verb::Renew { .. }
+        | Verb::Requests { .. }
+        | Verb::SweepOne { .. }
+        | Verb::PutWorkspace { .. }
+        | Verb::Star { .. }
+        | Verb::SetLimit { .. } => None,
+    }
+}
+
+impl<M: Machine, F: FnMut(Life) -> M + Send + 'static> Driver<M, F> {
+    /// A panic on the way is a failure of this one effect.
+    pub(super) fn carry_out(&mut self, effect: Effect) {
+        let id = match &effect {
+            Effect::Store { id, .. }
+            | Effect::OpenProvider { id, .. }
+            | Effect::StartTool { id, .. }
+            | Effect::ReapTool { id, .. } => Some(*id),
+            Effect::CloseProvider { .. }
+            | Effect::KillTool { .. }
+            | Effect::Publish { .. }
+            | Effect::Wake { .. }
+            | Effect::Answer { .. }
+            | Effect::Trace { .. }
+            | Effect::Ready { .. }
+            | Effect::Drained => None,
+        };
+        let Err(caught) = panics::guard(|| self.begin(effect)) else {
+            return;
+        };
+        tracing::error!(message = %caught.message, "an effect panicked\n{}", caught.trace);
+        if let Some(id) = id {
+            self.lanes.urgent(Input::EffectPanicked {
+                id,
+                message: caught.message,
+            });
+        }
+    }
+
+    fn begin(&mut self, effect: Effect) {
+        match effect {
+            Effect::Store { id, verb } => {
+                self.flights.add(id, turn_of_verb(&verb), Work::Plain);
+                let lanes = self.lanes.clone();
+                let done = Box::new(move |outcome| lanes.urgent(Input::Stored { id, outcome }));
+                self.ports.store.submit(verb, done);
+            }
+            Effect::OpenProvider {
+                id,
+                provider,
+                turn,
+                body,
+                connect_ms,
+            } => self.open(id, &provider, turn, body, connect_ms),
+            Effect::CloseProvider { id, finished } => self.flights.close(id, finished),
+            Effect::StartTool { id, start } => self.start_tool(id, *start),
+            Effect::KillTool { id } => self.flights.stop(id),
+            Effect::ReapTool {
+                id, turn, call_id, ..
+            } => self.reap(id, turn, &call_id),
+            Effect::Publish { event } => self.ports.hub.publish(*event),
+            Effect::Wake { conversation } => self.ports.hub.wake(&conversation),
+            Effect::Answer { id, answer } => {
+                if let Some(waiting) = self.waiting.remove(&id) {
+                    // The client may have gone.
+                    let _ = waiting.send(answer);
+                }
+            }
+            Effect::Trace { code, message } => tracing::warn!(code, "{message}"),
+            Effect::Ready { taken_over } => {
+                if taken_over > 0 {
+                    tracing::info!(taken_over, "turns of an earlier life go on");
+                }
+                self.booted.send_replace(true);
+            }
+            Effect::Drained => {
+                self.drained.send_replace(true);
+            }
+        }
+    }
+
+    fn open(
+        &mut self,
+        id: EffectId,
+        provider: &ProviderId,
+        turn: TurnId,
+        body: Vec<u8>,
+        connect_ms: u64,
+    ) {
+        let Some(port) = self.ports.providers.get(provider) else {
+            self.flights.add(id, Some(turn), Work::Plain);
+            return self.lanes.urgent(Input::ProviderFailed {
+                id,
+                kind: FailKind::Connect,
+                message: format!("provider `{provider}` is not configured"),
+            });
+        };
+        tracing::debug!(%turn, %provider, bytes = body.len(), "a step is asked for");
+        let (sink, events) = mpsc::channel(STREAM_BUFFER);
+        let port = port.clone();
+        let lanes = self.lanes.clone();
+        let finish = CancellationToken::new();
+        let finished = finish.clone();
+        let task = self.spawn(id, async move {
+            let mut events = events;
+            let _stream = port.open(body.into(), connect_ms, sink);
+            tokio::select! {
+                biased;
+                () = finished.cancelled() => {}
+                () = forward_stream(id, &mut events, lanes) => return,
+            }
+            let rest = async { while events.recv().await.is_some() {} };
+            let _ = tokio::time::timeout(FINISH, rest).await;
+        });
+        self.flights
+            .add(id, Some(turn), Work::Stream { task, finish });
+    }
+
+    fn start_tool(&mut self, id: EffectId, start: ToolStart) {
+        let turn = start.turn;
+        let request = ToolRequest {
+            turn,
+            call_id: start.call_id,
+            epoch: start.epoch,
+            name: start.name,
+            input: start.input,
+            cwd: start
+                .cwd
+                .map_or_else(|| self.ports.cwd.clone(), |cwd| self.ports.cwd.join(cwd)),
+            deadline_ms: start.deadline_ms,
+        };
+        let (sink, events) = mpsc::channel(TOOL_BUFFER);
+        let exec = self.ports.exec.clone();
+        let tool = exec.start(request, sink);
+        let lanes = self.lanes.clone();
+        self.spawn(id, forward_tool(id, events, lanes));
+        self.flights.add(id, Some(turn), Work::Tool(tool));
+    }
+
+    fn reap(&mut self, id: EffectId, turn: TurnId, call_id: &str) {
+        let exec = self.ports.exec.clone();
+        let call_id = call_id.to_owned();
+        let lanes = self.lanes.clone();
+        self.spawn(id, async move {
+            let outcome = exec.reap(turn, &call_id).await;
+            if let ReapOutcome::Stuck { cause } = &outcome {
+                tracing::error!(%turn, call_id, cause, "an earlier command could not be stopped");
+            }
+            lanes.urgent(Input::Reaped {
+                id,
+                found: found(outcome),
+            });
+        });
+        self.flights.add(id, Some(turn), Work::Plain);
+    }
+
+    /// Every task is tracked, and a panic in one is an input about its effect.
+    fn spawn(
+        &self,
+        id: EffectId,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> AbortHandle {
+        let lanes = self.lanes.clone();
+        let guarded = async move {
+            if let Err(payload) = AssertUnwindSafe(work).catch_unwind().await {
+                let message = panics::message(&*payload);
+                tracing::error!(message, "the work on an effect panicked");
+                lanes.urgent(Input::EffectPanicked { id, message });
+            }
+        };
+        self.tracker.spawn(guarded).abort_handle()
+    }
+}
+
+/// Waits for room in the shared lane: that is what stops the socket.
+async fn forward_stream(id: EffectId, events: &mut mpsc::Receiver<ProviderInput>, lanes: Lanes) {
+    while let Some(event) = events.recv().await {
+        let input = match event {
+            ProviderInput::Head { status, headers } => Input::ProviderHead {
+                id,
+                status,
+                headers,
+            },
+            ProviderInput::Bytes(bytes) => Input::ProviderBytes {
+                id,
+                bytes: bytes.into(),
+            },
+            ProviderInput::End => Input::ProviderEnd { id },
+            ProviderInput::Failed { kind, message } => Input::ProviderFailed {
+                id,
+                kind: fail_kind(kind),
+                message,
+            },
+        };
+        let is_last = matches!(
+            input,
+            Input::ProviderEnd { .. } | Input::ProviderFailed { .. }
+        );
+        // The order of one stream matters, so its end takes the same lane.
+        if lanes.bytes.send(input).await.is_err() || is_last {
+            return;
+        }
+    }
+    lanes.urgent(Input::ProviderFailed {
+        id,
+        kind: FailKind::Transport,
+        message: "the exchange with the provider ended without a word".to_owned(),
+    });
+}
+
+async fn forward_tool(id: EffectId, mut events: mpsc::Receiver<ToolEvent>, lanes: Lanes) {
+    while let Some(event) = events.recv().await {
+        match event {
+            ToolEvent::Output {
+                stream: crate::exec::OutputStream::Combined,
+                offset,
+                text,
+            } => {
+                // A preview gives way to everything else.
+                let _ = lanes.bytes.try_send(Input::ToolOutput {
+                    id,
+                    stream: dispatch_core::event::OutputStream::Combined,
+                    offset,
+                    text,
+                });
+            }
+            ToolEvent::Done(done) => {
+                return lanes.urgent(Input::ToolDone { id, end: end(done) });
+            }
+        }
+    }
+    lanes.urgent(Input::EffectPanicked {
+        id,
+        message: "the tool's runner is gone without an answer".to_owned(),
+    });
+}
+
+fn fail_kind(kind: provider::FailKind) -> FailKind {
+    match kind {
+        provider::FailKind::ConnectTimeout => FailKind::ConnectTimeout,
+        provider::FailKind::Refused => FailKind::Refused,
+        provider::FailKind::Dns => FailKind::Dns,
+        provider::FailKind::Tls => FailKind::Tls,
+        provider::FailKind::Connect => FailKind::Connect,
+        provider::FailKind::Reset | provider::FailKind::Transport => FailKind::Transport,
+        provider::FailKind::Body => FailKind::Body,
+    }
+}
+
+fn end(done: ToolDone) -> ToolEnd {
+    ToolEnd {
+        ok: done.ok,
+        output: done.output,
+        duration_ms: done.duration_ms,
+        spilled: done.spilled,
+    }
+}
+
+fn found(outcome: ReapOutcome) -> Found {
+    match outcome {
+        ReapOutcome::NotFound => Found::Nothing,
+        ReapOutcome::Killed(done) => Found::Killed {
+            output: done.output,
+        },
+        ReapOutcome::AlreadyFinished(done) => Found::Finished(end(done)),
+        ReapOutcome::Stuck { cause } => Found::Killed {
+            output: format!("it could not be stopped: {cause}"),
+        },
+    }
+}

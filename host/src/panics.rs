@@ -1,0 +1,89 @@
+//! Panics that are caught tell where they came from (L7).
+
+use std::any::Any;
+use std::backtrace::Backtrace;
+use std::cell::{Cell, RefCell};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+
+/// A panic that was stopped.
+#[derive(Clone, Debug)]
+pub struct Caught {
+    /// What it said.
+    pub message: String,
+    /// Where, and how it came there.
+    pub trace: String,
+}
+
+thread_local! {
+    static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
+    static TRACE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs `act`; a panic in it becomes a value with its stack.
+///
+/// # Errors
+/// [`Caught`].
+pub fn guard<T>(act: impl FnOnce() -> T) -> Result<T, Caught> {
+    install();
+    let before = IS_GUARDED.replace(true);
+    let outcome = panic::catch_unwind(AssertUnwindSafe(act));
+    IS_GUARDED.set(before);
+    outcome.map_err(|payload| Caught {
+        message: message(&*payload),
+        trace: TRACE.take().unwrap_or_default(),
+    })
+}
+
+/// What a panic's payload says.
+pub fn message(payload: &(dyn Any + Send)) -> String {
+    payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned())
+}
+
+/// Resident memory of this process in KiB, as the kernel counts it; `None`
+/// where there is no /proc.
+pub fn resident_kib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Guarded panics keep their stack for whoever catches them; all others are
+/// reported as before.
+fn install() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let report = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if IS_GUARDED.get() {
+                let place = info.location().map(ToString::to_string);
+                let stack = Backtrace::force_capture();
+                TRACE.set(Some(format!("{}\n{stack}", place.unwrap_or_default())));
+            } else {
+                report(info);
+            }
+        }));
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guarded_panic_is_a_value_with_message_and_stack() {
+        let caught = guard(|| -> u32 { panic!("nine is {}", 9) }).unwrap_err();
+        assert_eq!(caught.message, "nine is 9");
+        assert!(caught.trace.contains("panics.rs"), "{}", caught.trace);
+        assert_eq!(guard(|| 3).unwrap(), 3);
+    }
+
+    #[test]
+    fn the_process_knows_its_size() {
+        assert!(resident_kib().is_some_and(|kib| kib > 100));
+    }
+}
