@@ -1,5 +1,10 @@
 //! The SQLite store against the Model, against restarts and against `kill -9`.
 
+// The lint's exemption for tests does not reach the functions beside them.
+#![allow(clippy::unwrap_used)]
+
+#[path = "store_conformance/crowd.rs"]
+mod crowd;
 #[path = "store_conformance/durable.rs"]
 mod durable;
 #[path = "store_conformance/harness.rs"]
@@ -9,7 +14,9 @@ mod ops;
 #[path = "store_conformance/wrong.rs"]
 mod wrong;
 
-use harness::{Reached, Sqlite, difference};
+use dispatch_core::admission::HEADS;
+use dispatch_core::store::{Model, Reply, Verb};
+use harness::{Reached, Sqlite, Subject, difference, model_at_start};
 
 const SEEDS: u64 = 24;
 const OPERATIONS: usize = 500;
@@ -29,6 +36,48 @@ fn the_sqlite_store_answers_and_keeps_what_the_model_does() {
         .filter(|(verb, reply)| !reached.contains(&(*verb, (*reply).to_owned())))
         .collect();
     assert!(missed.is_empty(), "never drawn: {missed:?} of {reached:?}");
+}
+
+#[test]
+fn a_crowded_line_is_cut_to_its_heads_and_looks_alike_at_the_very_moment_that_retries_are_due() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Sqlite::inline(dir.path());
+    let mut model = model_at_start();
+    let mut ask = |model: &mut Model, verb: Verb| {
+        let wanted = model.apply(&verb);
+        assert_eq!(store.ask(model.now, &verb), Ok(wanted.clone()), "{verb:?}");
+        wanted
+    };
+    ask(&mut model, crowd::boot());
+    for n in 0..200 {
+        model.now = model.now + n % 3;
+        ask(&mut model, crowd::accept(n));
+    }
+    let view = |model: &mut Model, ask: &mut dyn FnMut(&mut Model, Verb) -> Reply| match ask(
+        model,
+        crowd::view(),
+    ) {
+        Reply::View(view) => view,
+        other => panic!("{other:?}"),
+    };
+    for _ in 0..2 {
+        let seen = view(&mut model, &mut ask);
+        assert_eq!(seen.unstarred.len(), HEADS);
+        let granted = ask(&mut model, crowd::grant(&seen));
+        let Reply::Granted(granted) = granted else {
+            panic!("{granted:?}");
+        };
+        for turn in granted {
+            ask(&mut model, crowd::retry(turn, 5_000));
+        }
+    }
+    let before = view(&mut model, &mut ask);
+    assert_eq!(before.next_due, Some(model.now + 5_000));
+    // Nothing is written between the due time and the reading.
+    model.now = model.now + 5_000;
+    let due = view(&mut model, &mut ask);
+    assert_eq!((due.unstarred.len(), due.next_due), (HEADS, None));
+    assert!(due.unstarred[0].key < before.unstarred[0].key);
 }
 
 /// What the drawn operations must have come to at least once.

@@ -58,6 +58,7 @@ pub mod event;
 pub mod http_date;
 pub mod ids;
 pub mod io;
+pub mod journal;
 mod kit;
 pub mod liveness;
 pub mod output;

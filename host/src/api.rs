@@ -38,13 +38,19 @@ use crate::provider::Secret;
 use crate::store::Store;
 
 pub use problem::ApiError;
-pub use stall::StallListener;
+pub use stall::{PATIENCE, StallListener};
 
 /// What the handlers work with; cheap to clone.
 #[derive(Clone)]
-pub struct Api(Arc<Parts>);
+pub struct Api(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    flips: workspaces::Bucket,
+}
 
 /// The pieces of an [`Api`].
+#[allow(missing_debug_implementations)]
 pub struct Parts {
     /// Commands.
     pub handle: Handle,
@@ -67,7 +73,7 @@ pub struct Parts {
 impl Deref for Api {
     type Target = Parts;
     fn deref(&self) -> &Parts {
-        &self.0
+        &self.0.parts
     }
 }
 
@@ -80,7 +86,10 @@ impl fmt::Debug for Api {
 impl Api {
     /// Puts the pieces together.
     pub fn new(parts: Parts) -> Api {
-        Api(Arc::new(parts))
+        Api(Arc::new(Inner {
+            parts,
+            flips: workspaces::Bucket::default(),
+        }))
     }
 
     /// Every path that this server answers.

@@ -7,7 +7,6 @@
 //! whose input it was: the Dispatcher is rebuilt from the store (L7).
 
 mod effects;
-mod journal;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,6 +19,7 @@ use dispatch_core::Dispatcher;
 use dispatch_core::config::Config;
 use dispatch_core::ids::{CommandId, ProviderId, TurnId};
 use dispatch_core::io::{Answer, Command, Effect, Input};
+use dispatch_core::journal::{Life, Start};
 use dispatch_core::time::{Instant, Now};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -28,13 +28,13 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::exec::Exec;
 use crate::hub::Hub;
+use crate::journal::Journal;
 use crate::net::Net;
 use crate::panics::{self, Caught};
 use crate::provider::{Provider, ProviderInput, StreamHandle};
 use crate::store::Store;
 
 use effects::Flights;
-pub use journal::Journal;
 
 /// The state machine that a driver drives; in production the [`Dispatcher`].
 pub trait Machine: Send + 'static {
@@ -55,30 +55,6 @@ impl Machine for Dispatcher {
     }
     fn poll_timeout(&self) -> Option<Instant> {
         Dispatcher::poll_timeout(self).map(|(at, _)| at)
-    }
-}
-
-/// One life of the state machine.
-#[derive(Clone, Debug)]
-pub struct Life {
-    /// Its configuration; the owner's incarnation is this life's.
-    pub config: Config,
-    /// Fresh for every life.
-    pub seed: [u8; 32],
-    /// When it begins.
-    pub now: Now,
-    /// The turn whose input made the life before it panic.
-    pub seal: Option<TurnId>,
-}
-
-impl Life {
-    /// The Dispatcher of this life.
-    pub fn dispatcher(self) -> Dispatcher {
-        if self.config.owner.incarnation == 0 {
-            Dispatcher::new(self.config, self.seed, self.now)
-        } else {
-            Dispatcher::rebuilt(self.config, self.seed, self.now, self.seal)
-        }
     }
 }
 
@@ -203,7 +179,7 @@ pub struct Driver<M, F> {
     machine: M,
     config: Config,
     ports: Ports,
-    journal: Option<Box<dyn Journal>>,
+    journal: Option<Journal>,
     urgent: mpsc::UnboundedReceiver<Urgent>,
     bytes: mpsc::Receiver<Input>,
     lanes: Lanes,
@@ -234,8 +210,8 @@ impl Lanes {
     }
 }
 
-impl<M: Machine, F: FnMut(Life) -> M + Send + 'static> Driver<M, F> {
-    /// Prepares a driver around the machine that `build` makes of a [`Life`].
+impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
+    /// Prepares a driver around the machine that `build` makes of a [`Start`].
     /// Every task that it spawns is one of `tracker`'s; `stop` ends it at once.
     ///
     /// # Errors
@@ -243,7 +219,7 @@ impl<M: Machine, F: FnMut(Life) -> M + Send + 'static> Driver<M, F> {
     pub fn new(
         config: Config,
         ports: Ports,
-        journal: Option<Box<dyn Journal>>,
+        journal: Option<Journal>,
         mut build: F,
         tracker: TaskTracker,
         stop: CancellationToken,
@@ -260,16 +236,16 @@ impl<M: Machine, F: FnMut(Life) -> M + Send + 'static> Driver<M, F> {
         };
         let now = ports.clock.now();
         let mut journal = journal;
-        let life = Life {
+        let start = Start {
             config: config.clone(),
             seed: fresh_seed(),
             now,
-            seal: None,
+            life: Life::First,
         };
         if let Some(journal) = &mut journal {
-            journal.segment(&life);
+            journal.start(&start);
         }
-        let machine = panics::guard(|| build(life))?;
+        let machine = panics::guard(|| build(start))?;
         let driver = Driver {
             build,
             machine,
@@ -306,7 +282,7 @@ impl<M: Machine, F: FnMut(Life) -> M + Send + 'static> Driver<M, F> {
                 && self.urgent.is_empty()
                 && self.bytes.is_empty()
             {
-                journal.idle();
+                journal.flush();
             }
             let due = self.machine.poll_timeout();
             let wait_ms = due.map(|at| at.since_ms(self.ports.clock.now().mono));
@@ -367,8 +343,10 @@ impl<M: Machine, F: FnMut(Life) -> M + Send + 'static> Driver<M, F> {
         let now = self.ports.clock.now();
         let turn = self.flights.turn_of(&input);
         self.flights.over(&input);
-        let record = self.journal.is_some().then(|| input.clone());
-        let (machine, drain) = (&mut self.machine, &mut self.drain);
+        let (machine, drain, journal) = (&mut self.machine, &mut self.drain, &mut self.journal);
+        if let Some(journal) = journal {
+            journal.input(now, &input);
+        }
         let handled = panics::guard(|| {
             machine.handle(now, input);
             while let Some(effect) = machine.poll_effect() {
@@ -377,8 +355,11 @@ impl<M: Machine, F: FnMut(Life) -> M + Send + 'static> Driver<M, F> {
         });
         match handled {
             Ok(()) => {
-                if let (Some(journal), Some(input)) = (&mut self.journal, &record) {
-                    journal.entry(now, input, &self.drain);
+                if let Some(journal) = journal {
+                    for effect in drain.iter() {
+                        journal.effect(effect);
+                    }
+                    journal.finish(now);
                 }
                 let mut drain = std::mem::take(&mut self.drain);
                 for effect in drain.drain(..) {
@@ -393,7 +374,10 @@ impl<M: Machine, F: FnMut(Life) -> M + Send + 'static> Driver<M, F> {
     /// L7: as after a restart, but only the turn whose input it was is sealed.
     async fn rebuild(&mut self, caught: &Caught, turn: Option<TurnId>) {
         let mut caught = caught.clone();
-        let mut seal = turn;
+        let seal = turn;
+        if let Some(journal) = &mut self.journal {
+            journal.panicked();
+        }
         loop {
             tracing::error!(
                 message = %caught.message,
@@ -410,18 +394,18 @@ impl<M: Machine, F: FnMut(Life) -> M + Send + 'static> Driver<M, F> {
             }
             self.pause_before_rebuild().await;
             self.config.owner.incarnation += 1;
-            let life = Life {
+            let start = Start {
                 config: self.config.clone(),
                 seed: fresh_seed(),
                 now: self.ports.clock.now(),
-                seal: seal.take(),
+                life: Life::Rebuilt { seal },
             };
-            self.born = life.now.mono;
+            self.born = start.now.mono;
             if let Some(journal) = &mut self.journal {
-                journal.segment(&life);
+                journal.start(&start);
             }
             let build = &mut self.build;
-            match panics::guard(|| build(life)) {
+            match panics::guard(|| build(start)) {
                 Ok(machine) => {
                     let old = std::mem::replace(&mut self.machine, machine);
                     // A broken machine may also panic while it is dropped.

@@ -1,13 +1,20 @@
 //! The thin host around `dispatch-core`: does everything, decides nothing.
 
 pub mod api;
+pub mod cli;
+pub(crate) mod client;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod driver;
 pub mod exec;
 pub mod hub;
+pub mod journal;
 pub mod net;
 pub mod panics;
 pub mod provider;
+pub mod replay;
+pub mod run;
 pub mod scripted;
+pub mod serve;
 pub mod store;

@@ -64,7 +64,7 @@ pub(super) async fn unstar(
 const MAX_TITLE_BYTES: usize = 1_024;
 
 async fn flip(api: &Api, slug: Slug, starred: bool) -> Result<Response, ApiError> {
-    if !FLIPS.take() {
+    if !api.0.flips.take() {
         return Err(ApiError::TooManyStarFlips);
     }
     let command = Command::Star {
@@ -94,9 +94,8 @@ fn shown(row: &WorkspaceRow) -> Value {
 
 /// A8: a flip rewrites the keys of every open turn of its workspace, so that a
 /// client in a loop is slowed down before it slows the line down.
-static FLIPS: Bucket = Bucket(Mutex::new(None));
-
-struct Bucket(Mutex<Option<(Instant, u32)>>);
+#[derive(Default)]
+pub(super) struct Bucket(Mutex<Option<(Instant, u32)>>);
 
 impl Bucket {
     const BURST: u32 = 20;
@@ -123,7 +122,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn flips_are_slowed_to_ten_a_second_after_a_burst() {
-        let bucket = Bucket(Mutex::new(None));
+        let bucket = Bucket::default();
         assert_eq!((0..100).filter(|_| bucket.take()).count(), 20);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!((0..100).filter(|_| bucket.take()).count(), 10);

@@ -24,6 +24,8 @@ pub struct ProviderSettings {
     pub cooldown_ms: u64,
     /// At least one; the first one is the default.
     pub models: Vec<String>,
+    /// The variable that its key comes from: kept from commands (P4).
+    pub key_env: Option<String>,
 }
 
 /// How a provider is spoken to.
@@ -156,6 +158,7 @@ fn provider(
         limit,
         cooldown_ms: section.cooldown_ms.unwrap_or(DEFAULT_COOLDOWN_MS),
         models,
+        key_env: section.key_env.clone(),
         dialect: dialect(id, section, env)?,
     })
 }

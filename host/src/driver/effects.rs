@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use dispatch_core::ids::{EffectId, ProviderId, TurnId};
 use dispatch_core::io::{Effect, FailKind, Found, Input, ToolEnd, ToolStart};
+use dispatch_core::journal::Start;
 use dispatch_core::store::Verb;
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Driver, Lanes, Life, Machine};
+use super::{Driver, Lanes, Machine};
 use crate::exec::{ReapOutcome, ToolDone, ToolEvent, ToolHandle, ToolRequest};
 use crate::panics;
 use crate::provider::{self, ProviderInput};
@@ -164,7 +165,7 @@ fn turn_of_verb(verb: &Verb) -> Option<TurnId> {
     }
 }
 
-impl<M: Machine, F: FnMut(Life) -> M + Send + 'static> Driver<M, F> {
+impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
     /// A panic on the way is a failure of this one effect.
     pub(super) fn carry_out(&mut self, effect: Effect) {
         let id = match &effect {

@@ -14,6 +14,8 @@ mod read;
 mod schema;
 mod sql;
 mod sqlite;
+#[cfg(test)]
+mod tests;
 mod time;
 mod tx;
 mod writer;

@@ -70,6 +70,11 @@ impl Writer {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn connection(&self) -> Option<&Connection> {
+        self.conn.as_ref()
+    }
+
     fn reopen(&mut self) -> Result<(), OpenError> {
         if self.conn.is_none() {
             self.conn = Some(open_writer(&self.path, self.durability)?);

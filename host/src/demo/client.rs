@@ -1,0 +1,217 @@
+//! An ordinary HTTP client of a Dispatch server, and of the scripted provider.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dispatch_core::wire::sse::SseDecoder;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use serde_json::Value;
+
+use crate::net::{HttpClient, TokioNet, http_client};
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    #[error("{what}: no answer ({reason})")]
+    Lost { what: String, reason: String },
+    #[error("{what}: answered {status}: {detail}")]
+    Refused {
+        what: String,
+        status: u16,
+        detail: String,
+    },
+}
+
+/// Talks to one address.
+#[derive(Clone)]
+pub(super) struct Client {
+    base: String,
+    http: HttpClient<TokioNet>,
+}
+
+const CONNECT: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(10);
+const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+const MAX_EVENT_BYTES: usize = 8 * 1024 * 1024;
+
+impl Client {
+    /// `base` is `http://ADDR`.
+    pub(super) fn new(base: &str) -> Client {
+        Client {
+            base: base.to_owned(),
+            http: http_client(TokioNet, CONNECT),
+        }
+    }
+
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Result<Value, ClientError> {
+        self.ask(Method::GET, path, None).await
+    }
+
+    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        self.ask(Method::POST, path, Some(body)).await
+    }
+
+    pub(super) async fn put(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        self.ask(Method::PUT, path, Some(body)).await
+    }
+
+    /// The events of a conversation after `after`, as server-sent events; with
+    /// `turn` up to that turn's terminal event. `None`: there are no more.
+    pub(super) async fn events(
+        &self,
+        conversation: &str,
+        turn: Option<&str>,
+        after: u64,
+    ) -> Result<Option<Events>, ClientError> {
+        let path = match turn {
+            Some(turn) => format!("/conversations/{conversation}/events?turnId={turn}"),
+            None => format!("/conversations/{conversation}/events"),
+        };
+        let request = self
+            .request(Method::GET, &path)
+            .header(header::ACCEPT, "text/event-stream")
+            .header("last-event-id", after);
+        let response = self.send(&path, request, Bytes::new()).await?;
+        if response.status() == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        if !response.status().is_success() {
+            return Err(refused(&path, response).await);
+        }
+        Ok(Some(Events {
+            body: response.into_body(),
+            decoder: SseDecoder::new(MAX_EVENT_BYTES),
+            ready: VecDeque::new(),
+        }))
+    }
+
+    fn request(&self, method: Method, path: &str) -> http::request::Builder {
+        Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, ClientError> {
+        let what = format!("{method} {path}");
+        let mut request = self.request(method, path);
+        let mut bytes = Bytes::new();
+        if let Some(body) = body {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+            bytes = body.to_string().into();
+        }
+        let response = self.send(&what, request, bytes).await?;
+        if !response.status().is_success() {
+            return Err(refused(&what, response).await);
+        }
+        let text = whole(response.into_body())
+            .await
+            .map_err(|reason| ClientError::Lost {
+                what: what.clone(),
+                reason,
+            })?;
+        if text.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&text).map_err(|error| ClientError::Lost {
+            what,
+            reason: format!("not JSON: {error}"),
+        })
+    }
+
+    async fn send(
+        &self,
+        what: &str,
+        request: http::request::Builder,
+        body: Bytes,
+    ) -> Result<http::Response<Incoming>, ClientError> {
+        let lost = |reason: String| ClientError::Lost {
+            what: what.to_owned(),
+            reason,
+        };
+        let request = request
+            .body(Full::new(body))
+            .map_err(|error| lost(error.to_string()))?;
+        match tokio::time::timeout(ANSWER, self.http.request(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(lost(error.to_string())),
+            Err(_) => Err(lost(format!("silent for {} s", ANSWER.as_secs()))),
+        }
+    }
+}
+
+async fn whole(body: Incoming) -> Result<Bytes, String> {
+    let collected = Limited::new(body, MAX_ANSWER_BYTES).collect();
+    match tokio::time::timeout(ANSWER, collected).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the body stays incomplete".to_owned()),
+    }
+}
+
+async fn refused(what: &str, response: http::Response<Incoming>) -> ClientError {
+    let status = response.status().as_u16();
+    let body = whole(response.into_body()).await.unwrap_or_default();
+    let detail = match serde_json::from_slice::<Value>(&body) {
+        Ok(problem) if problem["detail"].is_string() => {
+            problem["detail"].as_str().unwrap_or_default().to_owned()
+        }
+        Ok(_) | Err(_) => String::from_utf8_lossy(&body).chars().take(300).collect(),
+    };
+    ClientError::Refused {
+        what: what.to_owned(),
+        status,
+        detail,
+    }
+}
+
+/// A stream of events.
+pub(super) struct Events {
+    body: Incoming,
+    decoder: SseDecoder,
+    ready: VecDeque<Value>,
+}
+
+impl Events {
+    /// The next event; `None` at a clean end.
+    pub(super) async fn next(&mut self) -> Result<Option<Value>, ClientError> {
+        let lost = |reason: String| ClientError::Lost {
+            what: "the event stream".to_owned(),
+            reason,
+        };
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(Some(event));
+            }
+            let Some(frame) = self.body.frame().await else {
+                return Ok(None);
+            };
+            let frame = frame.map_err(|error| lost(error.to_string()))?;
+            let Some(bytes) = frame.data_ref() else {
+                continue;
+            };
+            let mut bad = None;
+            let ready = &mut self.ready;
+            self.decoder
+                .push(bytes, |event| match serde_json::from_str(event.data) {
+                    Ok(event) => ready.push_back(event),
+                    Err(error) => bad = Some(format!("an event is not JSON: {error}")),
+                })
+                .map_err(|error| lost(error.to_string()))?;
+            if let Some(reason) = bad {
+                return Err(lost(reason));
+            }
+        }
+    }
+}

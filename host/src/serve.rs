@@ -1,0 +1,401 @@
+//! One server: store, driver and HTTP put together, and taken apart in order.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::serve::Listener;
+use dispatch_core::ids::{Owner, ProviderId};
+use dispatch_core::journal::Start;
+use http::Request;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use crate::api::{Api, PATIENCE, Parts, StallListener};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Dialect, ProviderSettings, Settings};
+use crate::driver::{Driver, Opens, Ports, fresh_seed};
+use crate::exec::{Exec, LocalExec, LocalExecConfig, RunBounds};
+use crate::hub::Hub;
+use crate::journal::{Journal, JournalError};
+use crate::net::{CutConnection, Net, ServeLimits, serve_with};
+use crate::panics::Caught;
+use crate::provider::{HttpProvider, Provider, ProviderConfig, ProviderConfigError, Secret};
+use crate::scripted::{Script, ScriptError, ScriptedProvider};
+use crate::store::{OpenError, SqliteStore, Store};
+
+/// Why a server cannot start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory or a file in it.
+    #[error("cannot use {}: {cause}; check its owner, its permissions and the free space", path.display())]
+    Data {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A provider.
+    #[error("provider `{id}`: {source}")]
+    Provider {
+        /// Which.
+        id: ProviderId,
+        /// Why.
+        source: ProviderConfigError,
+    },
+    /// A scripted provider's script.
+    #[error("provider `{id}`: the script {} cannot be followed: {source}", path.display())]
+    Script {
+        /// Which.
+        id: ProviderId,
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: ScriptError,
+    },
+    /// The address.
+    #[error("cannot listen on {listen}: {cause}; name another address with --listen")]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The core, at its very start.
+    #[error("the core cannot start: {}", .0.message)]
+    Core(Caught),
+    /// The driver's task is gone.
+    #[error("the driver has ended unexpectedly; the log says why")]
+    DriverGone,
+}
+
+impl ServeError {
+    /// Whether the configuration is to blame (exit code 3, O2).
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            ServeError::Provider { .. } | ServeError::Script { .. } => true,
+            ServeError::Data { .. }
+            | ServeError::Store(_)
+            | ServeError::Journal(_)
+            | ServeError::Listen { .. }
+            | ServeError::Core(_)
+            | ServeError::DriverGone => false,
+        }
+    }
+}
+
+/// How long clients have to take the ends of their streams.
+const STREAMS_END_MS: u64 = 5_000;
+/// How long tasks may take to notice that they are over.
+const TASKS_END: Duration = Duration::from_secs(2);
+/// Finished runs of tools are looked through this often (O5).
+const RUNS_SWEEP: Duration = Duration::from_secs(3_600);
+
+/// Serves until `shutdown`, then ends every stream cleanly (L8). `announce` is
+/// called with the bound address once requests are answered.
+///
+/// # Errors
+/// [`ServeError`].
+pub async fn serve<N: Net>(
+    settings: Settings,
+    journal: Option<&Path>,
+    net: N,
+    shutdown: CancellationToken,
+    announce: impl FnOnce(SocketAddr),
+) -> Result<(), ServeError> {
+    let data_dir = settings.places.data_dir.clone();
+    make_dir(&data_dir)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let store: Arc<dyn Store> =
+        Arc::new(SqliteStore::open(&settings.places.database, clock.clone())?);
+    let listener = net
+        .bind(settings.listen)
+        .await
+        .map_err(|cause| ServeError::Listen {
+            listen: settings.listen,
+            cause,
+        })?;
+    let journal = journal.map(Journal::open).transpose()?;
+    let exec: Arc<dyn Exec> = Arc::new(local_exec(&settings)?);
+    let hub = Hub::new(settings.server.max_subscribers);
+    let tracker = TaskTracker::new();
+    let stop = CancellationToken::new();
+    let ports = Ports {
+        store: store.clone(),
+        exec: exec.clone(),
+        providers: open_providers(&settings, &net)?,
+        hub: hub.clone(),
+        clock: clock.clone(),
+        cwd: default_cwd(&settings)?,
+    };
+    let owner = Owner {
+        node: node_name(&data_dir)?.into(),
+        boot: u64::from_le_bytes(eight_random_bytes()),
+        incarnation: 0,
+    };
+    let core = settings.core(owner);
+    let (driver, handle) = Driver::new(
+        core,
+        ports,
+        journal,
+        |start: Start| start.dispatcher(),
+        tracker.clone(),
+        stop.clone(),
+    )
+    .map_err(ServeError::Core)?;
+    let mut driver = tokio::spawn(driver.run());
+    let closing = CancellationToken::new();
+    let api = Api::new(Parts {
+        handle: handle.clone(),
+        store: store.clone(),
+        hub: hub.clone(),
+        clock,
+        providers: settings.providers.clone(),
+        token: settings.token.clone(),
+        max_body_bytes: settings.server.max_body_bytes,
+        closing: closing.clone(),
+    });
+    let polling = stop.clone();
+    let poll = hub.poll(store.clone());
+    tracker.spawn(async move { polling.run_until_cancelled(poll).await });
+
+    let outcome = tokio::select! {
+        biased;
+        gone = &mut driver => Err(driver_gone(gone)),
+        () = shutdown.cancelled() => Ok(None),
+        is_booted = handle.booted() => if is_booted { Ok(Some(listener)) } else { Err(ServeError::DriverGone) },
+    };
+    let mut failed = None;
+    match outcome {
+        Ok(Some(listener)) => {
+            let swept = stop.clone();
+            let sweeping = sweep_runs(exec);
+            tracker.spawn(async move { swept.run_until_cancelled(sweeping).await });
+            let serving = Serving {
+                connections: settings.server.max_connections,
+                closing: closing.clone(),
+            };
+            let bound = listener.local_addr().map_err(|cause| ServeError::Listen {
+                listen: settings.listen,
+                cause,
+            })?;
+            let http = tokio::spawn(serving.run(listener, api.router()));
+            let address_file = data_dir.join("address");
+            write_whole(&address_file, format!("{bound}\n").as_bytes())?;
+            announce(bound);
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => {}
+                gone = &mut driver => failed = Some(driver_gone(gone)),
+            }
+            if failed.is_none() {
+                tracing::info!("shutting down: running steps may finish");
+                handle.shut_down();
+                let patience = Duration::from_secs(settings.server.drain_s);
+                if tokio::time::timeout(patience, handle.drained()).await.is_err() {
+                    tracing::warn!(
+                        "turns are still running; they go on when the server is started again"
+                    );
+                }
+            }
+            // Another server may have taken the place meanwhile.
+            if fs::read_to_string(&address_file).is_ok_and(|text| text.trim() == bound.to_string())
+            {
+                let _ = fs::remove_file(&address_file);
+            }
+            closing.cancel();
+            let _ = http.await;
+        }
+        Ok(None) => {}
+        Err(error) => failed = Some(error),
+    }
+    stop.cancel();
+    tracker.close();
+    let _ = tokio::time::timeout(TASKS_END, tracker.wait()).await;
+    if failed.is_none() {
+        let _ = driver.await;
+    }
+    store.close().await;
+    failed.map_or(Ok(()), Err)
+}
+
+struct Serving {
+    connections: usize,
+    closing: CancellationToken,
+}
+
+impl Serving {
+    async fn run<L: Listener<Addr = SocketAddr>>(self, listener: L, router: Router) {
+        let handler = move |request: Request<Body>| {
+            let router = router.clone();
+            async move {
+                match router.oneshot(request).await {
+                    Ok(response) => Ok::<_, CutConnection>(response),
+                    Err(never) => match never {},
+                }
+            }
+        };
+        let limits = ServeLimits {
+            connections: self.connections,
+            drain_ms: STREAMS_END_MS,
+            ..ServeLimits::default()
+        };
+        let listener = StallListener::new(listener, PATIENCE);
+        serve_with(listener, handler, limits, self.closing).await;
+    }
+}
+
+fn driver_gone(ended: Result<(), tokio::task::JoinError>) -> ServeError {
+    if let Err(error) = ended {
+        tracing::error!(%error, "the driver's task ended");
+    }
+    ServeError::DriverGone
+}
+
+/// At boot and from time to time: nothing of an earlier server is left
+/// running, and finished runs do not fill the disk (L10, O5).
+async fn sweep_runs(exec: Arc<dyn Exec>) {
+    loop {
+        let report = exec.sweep_runs(RunBounds::default()).await;
+        if report.killed + report.removed > 0 {
+            tracing::info!(
+                killed = report.killed,
+                removed = report.removed,
+                kept = report.kept,
+                "run directories swept"
+            );
+        }
+        for failure in report.failures {
+            tracing::warn!(failure, "a run directory could not be swept");
+        }
+        tokio::time::sleep(RUNS_SWEEP).await;
+    }
+}
+
+fn open_providers<N: Net>(
+    settings: &Settings,
+    net: &N,
+) -> Result<BTreeMap<ProviderId, Arc<dyn Opens>>, ServeError> {
+    let keys = settings.providers.iter().filter_map(|p| match &p.dialect {
+        Dialect::Chat { key, .. } => key.clone(),
+        Dialect::Scripted { .. } => None,
+    });
+    let masked: Vec<Secret> = keys.chain(settings.token.clone()).collect();
+    let open = |provider: &ProviderSettings| -> Result<Arc<dyn Opens>, ServeError> {
+        let id = || provider.id.clone();
+        match &provider.dialect {
+            Dialect::Chat { base_url, key } => {
+                let config = ProviderConfig {
+                    id: provider.id.to_string(),
+                    base_url: base_url.clone(),
+                    key: key.clone(),
+                    masked: masked.clone(),
+                };
+                let http = HttpProvider::new(&config, net.clone())
+                    .map_err(|source| ServeError::Provider { id: id(), source })?;
+                Ok(Arc::new(Provider::Http(http)))
+            }
+            Dialect::Scripted { script } => {
+                let script = script.as_ref().map(|path| read_script(&provider.id, path));
+                let scripted = ScriptedProvider::new(script.transpose()?);
+                Ok(Arc::new(Provider::<N>::Scripted(scripted)))
+            }
+        }
+    };
+    let open = settings.providers.iter().map(|provider| {
+        let opened = open(provider)?;
+        Ok((provider.id.clone(), opened))
+    });
+    open.collect()
+}
+
+fn read_script(id: &ProviderId, path: &Path) -> Result<Script, ServeError> {
+    let json = fs::read_to_string(path).map_err(|cause| ServeError::Data {
+        path: path.to_owned(),
+        cause,
+    })?;
+    Script::parse(&json).map_err(|source| ServeError::Script {
+        id: id.clone(),
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn local_exec(settings: &Settings) -> Result<LocalExec, ServeError> {
+    let data_dir = settings.places.data_dir.clone();
+    let mut config = LocalExecConfig::new(data_dir.clone());
+    let names = settings.providers.iter().filter_map(|p| p.key_env.clone());
+    config.secret_env.extend(names);
+    LocalExec::new(config).map_err(|cause| ServeError::Data {
+        path: data_dir,
+        cause,
+    })
+}
+
+/// C4's last resort.
+fn default_cwd(settings: &Settings) -> Result<PathBuf, ServeError> {
+    let cwd = PathBuf::from(&settings.tools.cwd);
+    std::env::current_dir()
+        .map(|here| here.join(&cwd))
+        .map_err(|cause| ServeError::Data { path: cwd, cause })
+}
+
+/// The replica's stable name: drawn at the first start, kept with the data.
+fn node_name(data_dir: &Path) -> Result<String, ServeError> {
+    let path = data_dir.join("node");
+    match fs::read_to_string(&path) {
+        Ok(name) if !name.trim().is_empty() => return Ok(name.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(cause) => return Err(ServeError::Data { path, cause }),
+    }
+    let name = format!("node-{:016x}", u64::from_le_bytes(eight_random_bytes()));
+    write_whole(&path, format!("{name}\n").as_bytes())?;
+    Ok(name)
+}
+
+fn eight_random_bytes() -> [u8; 8] {
+    let seed = fresh_seed();
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&seed[..8]);
+    bytes
+}
+
+fn make_dir(path: &Path) -> Result<(), ServeError> {
+    // What people said lies in it: nobody else's business.
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|cause| ServeError::Data {
+        path: path.to_owned(),
+        cause,
+    })
+}
+
+/// Readers see the old file or the whole new one.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ServeError> {
+    let temporary = path.with_extension("new");
+    let write = || {
+        let mut file = fs::File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(|cause| ServeError::Data {
+        path: path.to_owned(),
+        cause,
+    })
+}
+
