@@ -11,6 +11,8 @@ mod durable;
 mod harness;
 #[path = "store_conformance/ops.rs"]
 mod ops;
+#[path = "store_conformance/promises.rs"]
+mod promises;
 #[path = "store_conformance/wrong.rs"]
 mod wrong;
 

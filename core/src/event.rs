@@ -289,11 +289,42 @@ mod raw_json {
     use serde_json::value::RawValue;
 
     pub(super) fn serialize<S: Serializer>(text: &&String, to: S) -> Result<S::Ok, S::Error> {
-        match RawValue::from_string((*text).clone()) {
+        match RawValue::from_string(on_one_line(text)) {
             Ok(raw) => raw.serialize(to),
             Err(_) => text.serialize(to),
         }
     }
+    /// Without the white space between tokens: an event is one line.
+    fn on_one_line(json: &str) -> String {
+        let mut in_string = false;
+        let mut escaped = false;
+        json.chars()
+            .filter(|c| {
+                if in_string {
+                    in_string = escaped || *c != '"';
+                    escaped = !escaped && *c == '\\';
+                    return true;
+                }
+                in_string = *c == '"';
+                !matches!(c, ' ' | '\t' | '\n' | '\r')
+            })
+            .collect()
+    }
+
+    /// As the text has it: reading a log again must not change a number or an order of keys.
+    #[derive(Deserialize)]
+    struct Probe<'a> {
+        #[serde(borrow)]
+        input: Option<&'a RawValue>,
+    }
+
+    /// The arguments' own text in an event's JSON, unless they are a string.
+    pub(super) fn verbatim(event: &str) -> Option<String> {
+        let probe: Probe<'_> = serde_json::from_str(event).ok()?;
+        let raw = probe.input?.get();
+        (!raw.starts_with('"')).then(|| raw.into())
+    }
+
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
         Ok(match serde_json::Value::deserialize(from)? {
             serde_json::Value::String(text) => text,
@@ -354,6 +385,12 @@ impl AgentEvent {
     pub fn from_json(text: &str) -> Result<AgentEvent, BadEvent> {
         let bad = |e: &dyn core::fmt::Display| BadEvent(e.to_string().into());
         let read: ReadEnvelope = serde_json::from_str(text).map_err(|e| bad(&e))?;
+        let mut body: EventBody = read.body.into();
+        if let EventBody::ToolCall { input, .. } = &mut body
+            && let Some(verbatim) = raw_json::verbatim(text)
+        {
+            *input = verbatim;
+        }
         Ok(AgentEvent {
             seq: read.seq,
             conversation: read
@@ -364,7 +401,7 @@ impl AgentEvent {
             turn: read.turn_id.as_str().try_into().map_err(|e| bad(&e))?,
             epoch: read.epoch,
             at: read.at,
-            body: read.body.into(),
+            body,
         })
     }
 
@@ -465,6 +502,24 @@ mod tests {
         });
         assert!(call.to_json().contains(r#""input":"{\"command\":""#));
         assert_eq!(AgentEvent::from_json(&call.to_json()).unwrap(), call);
+    }
+
+    #[test]
+    fn an_event_is_one_line_and_reading_it_changes_nothing() {
+        let call = event(EventBody::ToolCall {
+            step: 0,
+            call_id: "a".into(),
+            name: "bash".into(),
+            input: "{ \"z\": 1.50,\n\t\"a\" : \"two  \\\" words\\\\\" , \"n\":12345678901234567890123 }".into(),
+        });
+        let json = call.to_json();
+        assert!(
+            json.contains(
+                r#""input":{"z":1.50,"a":"two  \" words\\","n":12345678901234567890123}"#
+            )
+        );
+        assert_eq!(json.lines().count(), 1);
+        assert_eq!(AgentEvent::from_json(&json).unwrap().to_json(), json);
     }
 
     #[test]

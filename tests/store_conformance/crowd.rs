@@ -11,7 +11,7 @@ fn alpha() -> ProviderId {
     ProviderId::try_from("alpha").unwrap()
 }
 
-fn owner() -> Owner {
+pub(super) fn owner() -> Owner {
     Owner {
         node: "here".into(),
         boot: 1,

@@ -40,7 +40,7 @@ pub(crate) fn has_word(text: &str, word: &str) -> bool {
     text.match_indices(word).any(|(at, _)| {
         let before = text[..at].chars().next_back();
         let after = text[at + word.len()..].chars().next();
-        !(starts_as_word && joins(before)) && !(ends_as_word && joins(after))
+        !(starts_as_word && joins(before) || ends_as_word && joins(after))
     })
 }
 

@@ -40,11 +40,7 @@ pub(super) async fn queue(
     submit(api, request, &headers).await
 }
 
-async fn submit(
-    api: Api,
-    request: ChatRequest,
-    headers: &HeaderMap,
-) -> Result<Response, ApiError> {
+async fn submit(api: Api, request: ChatRequest, headers: &HeaderMap) -> Result<Response, ApiError> {
     // A place to follow from comes first: once accepted, a turn must be shown.
     let place = match request.detach {
         true => None,

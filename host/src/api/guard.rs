@@ -165,9 +165,8 @@ mod tests {
 
     #[test]
     fn a_foreign_page_is_refused_and_the_own_one_admitted() {
-        let origin = |origin: &'static str| {
-            code("/chat", &[("host", "localhost:4747"), ("origin", origin)])
-        };
+        let origin =
+            |origin: &'static str| code("/chat", &[("host", "localhost:4747"), ("origin", origin)]);
         assert_eq!(origin("http://localhost:4747"), "admitted");
         for foreign in [
             "null",

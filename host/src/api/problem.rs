@@ -58,7 +58,9 @@ pub enum ApiError {
     NoOpenTurn(String),
     #[error("{0}")]
     WorkspaceMismatch(String),
-    #[error("the body is larger than {limit_bytes} bytes; send less, or raise server.max_body_bytes")]
+    #[error(
+        "the body is larger than {limit_bytes} bytes; send less, or raise server.max_body_bytes"
+    )]
     BodyTooLarge { limit_bytes: usize },
     #[error("the content type is {0}; send `content-type: application/json`")]
     UnsupportedMediaType(String),
@@ -118,9 +120,11 @@ impl ApiError {
             ApiError::ForeignHost(_) => (S::FORBIDDEN, "foreign-host", "Foreign host name"),
             ApiError::ForeignOrigin(_) => (S::FORBIDDEN, "foreign-origin", "Foreign origin"),
             ApiError::NoSuchPath(_) => (S::NOT_FOUND, "no-such-path", "Not found"),
-            ApiError::ConversationNotFound(_) => {
-                (S::NOT_FOUND, "conversation-not-found", "No such conversation")
-            }
+            ApiError::ConversationNotFound(_) => (
+                S::NOT_FOUND,
+                "conversation-not-found",
+                "No such conversation",
+            ),
             ApiError::TurnNotFound(_) => (S::NOT_FOUND, "turn-not-found", "No such turn"),
             ApiError::WorkspaceNotFound(_) => {
                 (S::NOT_FOUND, "workspace-not-found", "No such workspace")
@@ -166,9 +170,11 @@ impl ApiError {
             }
             ApiError::EmptyModel(_) => (S::UNPROCESSABLE_ENTITY, "empty-model", "Empty model"),
             ApiError::ZeroLimit(_) => (S::UNPROCESSABLE_ENTITY, "zero-limit", "Limit of zero"),
-            ApiError::NotSupported(_) => {
-                (S::UNPROCESSABLE_ENTITY, "not-supported", "Not supported yet")
-            }
+            ApiError::NotSupported(_) => (
+                S::UNPROCESSABLE_ENTITY,
+                "not-supported",
+                "Not supported yet",
+            ),
             ApiError::TooManyOpenTurns(_) => (
                 S::TOO_MANY_REQUESTS,
                 "too-many-open-turns",
@@ -232,10 +238,7 @@ impl IntoResponse for ApiError {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
         }
         if status == StatusCode::UNAUTHORIZED {
-            headers.insert(
-                header::WWW_AUTHENTICATE,
-                HeaderValue::from_static("Bearer"),
-            );
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -304,16 +307,26 @@ mod tests {
             response.headers()["content-type"],
             "application/problem+json"
         );
-        let body = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
+        let body = axum::body::to_bytes(response.into_body(), 4096)
+            .await
+            .unwrap();
         let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(problem["code"], "body-too-large");
         assert_eq!(problem["status"], 413);
-        assert!(problem["detail"].as_str().unwrap().contains("max_body_bytes"));
+        assert!(
+            problem["detail"]
+                .as_str()
+                .unwrap()
+                .contains("max_body_bytes")
+        );
     }
 
     #[test]
     fn who_is_refused_for_lack_of_room_is_told_when_to_come_back() {
-        for error in [ApiError::TooManySubscribers, ApiError::TooManyOpenTurns(String::new())] {
+        for error in [
+            ApiError::TooManySubscribers,
+            ApiError::TooManyOpenTurns(String::new()),
+        ] {
             assert!(error.into_response().headers().contains_key("retry-after"));
         }
     }

@@ -136,12 +136,10 @@ impl Params {
 }
 
 pub(super) fn count(name: &'static str, text: &str) -> Result<u64, ApiError> {
-    text.trim()
-        .parse()
-        .map_err(|_| ApiError::InvalidParameter {
-            name,
-            reason: "must be a whole number that is not negative".to_owned(),
-        })
+    text.trim().parse().map_err(|_| ApiError::InvalidParameter {
+        name,
+        reason: "must be a whole number that is not negative".to_owned(),
+    })
 }
 
 /// A field that must be text where it is there; `null` is absent.
@@ -332,7 +330,10 @@ mod tests {
             (r#"{}"#, "message"),
             (r#"{"message":1}"#, "message"),
             (r#"{"message":"x","conversationId":7}"#, "conversationId"),
-            (r#"{"message":"x","conversationId":"a b"}"#, "conversationId"),
+            (
+                r#"{"message":"x","conversationId":"a b"}"#,
+                "conversationId",
+            ),
             (r#"{"message":"x","workspaceId":"No"}"#, "workspaceId"),
             (r#"{"message":"x","detach":"yes"}"#, "detach"),
             (r#"{"message":"x","delivery":"later"}"#, "delivery"),

@@ -36,7 +36,9 @@ impl Framing {
             .find_map(
                 |range| match range.split(';').next().unwrap_or_default().trim() {
                     "text/event-stream" => Some(Framing::Sse),
-                    "application/x-ndjson" | "application/ndjson" | "application/jsonl"
+                    "application/x-ndjson"
+                    | "application/ndjson"
+                    | "application/jsonl"
                     | "application/json" => Some(Framing::Ndjson),
                     _ => None,
                 },
@@ -136,8 +138,7 @@ mod tests {
     use super::*;
 
     fn accept(value: &'static str) -> Framing {
-        let headers =
-            HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(value))]);
+        let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(value))]);
         Framing::of(&headers, Framing::Ndjson)
     }
 

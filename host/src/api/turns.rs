@@ -14,10 +14,7 @@ use crate::hub::status;
 use crate::store::{ProviderView, TurnView};
 
 /// `GET /turns/{id}`: everything that is known of a turn (T2, T13).
-pub(super) async fn get(
-    State(api): State<Api>,
-    Id(id): Id<TurnId>,
-) -> Result<Response, ApiError> {
+pub(super) async fn get(State(api): State<Api>, Id(id): Id<TurnId>) -> Result<Response, ApiError> {
     let view = find(&api, id).await?;
     Ok(answer(
         StatusCode::OK,
@@ -26,10 +23,7 @@ pub(super) async fn get(
 }
 
 /// `GET /turns/{id}/why`: where it is and why, for a person (T13).
-pub(super) async fn why(
-    State(api): State<Api>,
-    Id(id): Id<TurnId>,
-) -> Result<Response, ApiError> {
+pub(super) async fn why(State(api): State<Api>, Id(id): Id<TurnId>) -> Result<Response, ApiError> {
     let view = find(&api, id).await?;
     let now = api.clock.now().wall;
     let lines = api.store.providers().await?;
@@ -146,7 +140,10 @@ fn sentence(
                     "It waits in the line of provider `{}`{place}: {} of {} streams are taken ({for_s} s so far).",
                     row.provider, line.streaming, line.row.limit
                 ),
-                None => format!("It waits in the line of provider `{}`{place}.", row.provider),
+                None => format!(
+                    "It waits in the line of provider `{}`{place}.",
+                    row.provider
+                ),
             }
         }
         TurnState::Streaming => format!(

@@ -14,10 +14,7 @@ use super::request::{Id, Json, directory, text, wrong};
 use super::{Api, ApiError, json as answer, unexpected};
 
 /// `GET /workspaces/{id}` (C3).
-pub(super) async fn get(
-    State(api): State<Api>,
-    Id(slug): Id<Slug>,
-) -> Result<Response, ApiError> {
+pub(super) async fn get(State(api): State<Api>, Id(slug): Id<Slug>) -> Result<Response, ApiError> {
     match api.store.workspace(&slug).await? {
         Some(row) => Ok(answer(StatusCode::OK, &shown(&row))),
         None => Err(ApiError::WorkspaceNotFound(slug)),
@@ -32,7 +29,10 @@ pub(super) async fn put(
 ) -> Result<Response, ApiError> {
     let body = body.unwrap_or_default();
     let title = text(&body, "title")?.map(str::to_owned);
-    if title.as_ref().is_some_and(|title| title.len() > MAX_TITLE_BYTES) {
+    if title
+        .as_ref()
+        .is_some_and(|title| title.len() > MAX_TITLE_BYTES)
+    {
         return Err(wrong("title", "must have at most 1,024 bytes"));
     }
     let command = Command::PutWorkspace {

@@ -8,7 +8,6 @@
 mod acts;
 mod checks;
 mod child;
-mod client;
 mod line;
 mod plan;
 mod screen;
@@ -23,6 +22,7 @@ use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
+use crate::client::ClientError;
 use checks::Evidence;
 use plan::Plan;
 use screen::{Screen, Tone};
@@ -63,7 +63,7 @@ enum DemoError {
     #[error("cannot start `dispatch {name}`: {reason}")]
     Start { name: &'static str, reason: String },
     #[error("{0}; the server's log is in the directory of the demo (--keep leaves it)")]
-    Client(#[from] client::ClientError),
+    Client(#[from] ClientError),
     #[error("{0} did not come in time; is this machine very busy?")]
     Late(String),
     #[error("cannot wait for signals: {0}")]

@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use super::DemoError;
 use super::child::{Process, TempDir};
-use super::client::{Client, ClientError};
 use super::plan::{LIMIT, Plan, Planned, SCHEDULE_S};
 use super::view::View;
+use crate::client::{Client, ClientError};
 
 /// A turn that was accepted.
 #[derive(Clone, Debug)]

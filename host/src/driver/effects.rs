@@ -312,11 +312,7 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
     }
 
     /// Every task is tracked, and a panic in one is an input about its effect.
-    fn spawn(
-        &self,
-        id: EffectId,
-        work: impl Future<Output = ()> + Send + 'static,
-    ) -> AbortHandle {
+    fn spawn(&self, id: EffectId, work: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         let lanes = self.lanes.clone();
         let guarded = async move {
             if let Err(payload) = AssertUnwindSafe(work).catch_unwind().await {

@@ -214,6 +214,10 @@ impl Follow {
                     Logged::Old => {}
                     Logged::Gap => self.phase = Phase::Reading(None),
                 },
+                // Told by sampling, at most one a second (A6).
+                None if matches!(published.event.body, EventBody::Status { .. }) => {
+                    self.sampling.moved(&published.event);
+                }
                 None => match self.view.pass(&published.event, tag) {
                     Passing::Show => self.show_provisional(&published.event, published.json()),
                     Passing::Stale => {}
@@ -356,7 +360,7 @@ impl fmt::Debug for Follow {
 }
 
 impl Sampling {
-    /// A logged event may have moved its turn to another state.
+    /// An event may have moved its turn to another state.
     fn moved(&mut self, event: &AgentEvent) {
         if self.next.is_none() && !matches!(event.body, EventBody::Warning { .. }) {
             let earliest = self.sampled.map(|at| at + SAMPLE);

@@ -329,7 +329,15 @@ impl Client {
 fn follow(hub: &Hub, log: &Arc<Log>, after: Seq, scope: Scope) -> Follow {
     let store: Arc<dyn Store> = log.clone();
     let place = hub.reserve().unwrap();
-    Follow::new(hub, place, store, Arc::new(Still), conversation(), after, scope)
+    Follow::new(
+        hub,
+        place,
+        store,
+        Arc::new(Still),
+        conversation(),
+        after,
+        scope,
+    )
 }
 
 async fn one_history(seed: u64) {

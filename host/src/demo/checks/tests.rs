@@ -60,14 +60,13 @@ impl Evidence {
         let logged = log
             .iter()
             .map(|event| (event["seq"].as_u64().unwrap(), kind(event).to_owned()));
+        let mut view = View::default();
+        view.logged = logged.collect();
         self.played.push(Played {
             planned: planned.clone(),
             conversation: "c".to_owned(),
             turn: "t".to_owned(),
-            view: View {
-                logged: logged.collect(),
-                ..View::default()
-            },
+            view,
             log,
         });
         for (at_ms, state) in requests {

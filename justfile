@@ -1,0 +1,55 @@
+# Every chore by name. `just` alone lists them.
+
+target := env("CARGO_TARGET_DIR", "target")
+# A cfg beside the one in .cargo/config.toml comes this way: RUSTFLAGS would drop that one.
+planted_cfg := '''build.rustflags=["--cfg","tokio_unstable","--cfg","planted"]'''
+
+[private]
+default:
+    @just --list --unsorted
+
+# The gate, for people as for machines.
+verify:
+    .ci/run
+
+# Turns against a server and a provider on this machine, and the checks on them.
+demo *args:
+    cargo run --release -p dispatch -- demo {{args}}
+
+# Seeded simulations of the core: so many seeds, from a first one on.
+sim seeds="2000" from="0":
+    cargo run --release -p dispatch-sim -- sweep --seeds {{seeds}} --from {{from}}
+
+# One seed again, with its event trace.
+repro seed:
+    cargo run --release -p dispatch-sim -- run --seed {{seed}} --trace
+
+# The planted bugs, each of which an oracle must catch; then the same through the demo.
+planted *ids: && (planted-demo "D06") (planted-demo "D13")
+    cargo run -p dispatch-sim --config '{{planted_cfg}}' --target-dir {{target}}/planted -- planted {{ids}}
+
+# The demo on a server with a planted bug: a check must fail.
+planted-demo id:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    seen='{{target}}/planted/demo-{{id}}.txt'
+    code=0
+    cargo run -p dispatch --config '{{planted_cfg}}' --target-dir {{target}}/planted -- demo --plant {{id}} >"$seen" || code=$?
+    cat "$seen"
+    # Exit code 1 alone could also mean that the demo could not be played.
+    if [ "$code" -ne 1 ] || ! grep -q '^ *FAIL ' "$seen"; then
+        echo "the demo did not catch {{id}}: exit code $code" >&2
+        exit 1
+    fi
+
+# The figures, measured on this machine.
+bench seeds="2000":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    figures='{{target}}/bench-figures'
+    mkdir -p "$figures"
+    cargo bench -p dispatch-core --bench inputs | tee "$figures/1-core.txt"
+    cargo run --release -p dispatch-sim -- sweep --seeds {{seeds}} | tee "$figures/2-sim.txt"
+    cargo bench -p dispatch --bench latency | tee "$figures/3-latency.txt"
+    printf '\n== Summary (%s, %s cores) ==\n' "$(uname -m)" "$(nproc)"
+    cat "$figures"/*.txt
