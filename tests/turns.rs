@@ -372,6 +372,11 @@ fn t6_a_busy_conversation_takes_further_messages_one_after_the_other() {
     assert_eq!(said(&world.server.outcome(&queued[0])), "2");
     assert_eq!(said(&world.server.outcome(&queued[2])), "4");
     let log = world.server.log("busy");
+    assert_eq!(
+        count(&log, "step-restart"),
+        0,
+        "nothing was disturbed: {log:#?}"
+    );
     let ends: Vec<&str> = log
         .iter()
         .filter(|e| e.is_terminal())

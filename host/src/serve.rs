@@ -206,7 +206,10 @@ pub async fn serve<N: Net>(
                 tracing::info!("shutting down: running steps may finish");
                 handle.shut_down();
                 let patience = Duration::from_secs(settings.server.drain_s);
-                if tokio::time::timeout(patience, handle.drained()).await.is_err() {
+                if tokio::time::timeout(patience, handle.drained())
+                    .await
+                    .is_err()
+                {
                     tracing::warn!(
                         "turns are still running; they go on when the server is started again"
                     );
@@ -377,7 +380,10 @@ fn eight_random_bytes() -> [u8; 8] {
 
 fn make_dir(path: &Path) -> Result<(), ServeError> {
     // What people said lies in it: nobody else's business.
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path);
     made.map_err(|cause| ServeError::Data {
         path: path.to_owned(),
         cause,
@@ -398,4 +404,3 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ServeError> {
         cause,
     })
 }
-
