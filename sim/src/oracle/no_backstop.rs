@@ -19,7 +19,7 @@ const AFTERMATH_US: Us = 240_000_000;
 #[derive(Debug)]
 pub(crate) struct NoBackstop {
     resume_limit: u32,
-    boots: BTreeMap<usize, u64>,
+    boots: BTreeMap<usize, (u64, Life)>,
     trouble_at: BTreeMap<usize, Us>,
     /// Who owned a turn to its end.
     last_owners: BTreeMap<TurnId, Owner>,
@@ -55,11 +55,12 @@ impl NoBackstop {
     }
 
     fn taken_over(&self, moment: &Moment, turn: TurnId, owner: &Owner) -> Result<(), Breach> {
-        let current = self.boots.iter().find(|(_, boot)| **boot == owner.boot);
+        let current = self.boots.iter().find(|(_, (boot, _))| *boot == owner.boot);
         let excused = match current {
             // That life has ended.
             None => true,
-            Some((replica, _)) => self
+            Some((_, (_, Life::Paused | Life::Down))) => true,
+            Some((replica, (_, Life::Up | Life::Draining))) => self
                 .trouble_at
                 .get(replica)
                 .is_some_and(|at| moment.at.saturating_sub(*at) <= AFTERMATH_US),
@@ -90,7 +91,7 @@ impl Oracle for NoBackstop {
                 if *state == Life::Down {
                     self.boots.remove(replica);
                 } else {
-                    self.boots.insert(*replica, *boot);
+                    self.boots.insert(*replica, (*boot, *state));
                 }
                 self.trouble_at.insert(*replica, moment.at);
                 Ok(())
