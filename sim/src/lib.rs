@@ -1,1 +1,21 @@
-//! x
+//! Seeded simulations of Dispatch.
+//!
+//! The core ring drives one to three Dispatchers, the very ones that run in
+//! production, around the store's Model, a simulated provider, commands and
+//! clients, through a storm of faults and then a calm. Everything is drawn
+//! from the seed; after every event oracles judge what can be seen from
+//! outside. [`run::run`] runs one seed, [`sweep::sweep`] many.
+
+pub mod fact;
+pub mod oracle;
+pub mod planted;
+pub mod run;
+pub mod script;
+pub mod sweep;
+
+mod clock;
+mod record;
+mod rng;
+mod scenario;
+mod sse;
+mod world;

@@ -1,7 +1,7 @@
 //! What a server finds of commands that an earlier one left.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use dispatch::exec::{Exec, LocalExec, ReapOutcome, RunBounds, SweepReport, ToolDone};
@@ -14,6 +14,27 @@ fn killed(outcome: ReapOutcome) -> ToolDone {
     match outcome {
         ReapOutcome::Killed(done) => done,
         other => panic!("not killed: {other:?}"),
+    }
+}
+
+/// A process that belongs to no run, and to the test even when that fails.
+struct Innocent(Child);
+
+impl Innocent {
+    fn new() -> Innocent {
+        let child = Command::new("sleep")
+            .arg("1000")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Innocent(child.expect("it starts"))
+    }
+}
+
+impl Drop for Innocent {
+    fn drop(&mut self) {
+        let _dead_already = self.0.kill();
+        let _reaped_already = self.0.wait();
     }
 }
 
@@ -209,15 +230,12 @@ async fn l10_a_pid_that_was_reused_is_not_killed() {
         .orphan(rig.bash_request("echo $$ > pid; exec sleep 1000"), "pid")
         .await;
     let supervisor = rig.supervisor().await;
-    let mut innocent = Command::new("sleep")
-        .arg("1000")
-        .spawn()
-        .expect("it starts");
+    let innocent = Innocent::new();
     // The files now claim an innocent process, under a start time that is a
     // tick before its own: it took over the pid.
     let mut pids: Value = rig.run_file("pid").await;
-    let before = start_ticks(innocent.id()) - 1;
-    let claimed = json!({ "pid": innocent.id(), "pgid": innocent.id(), "start_ticks": before });
+    let before = start_ticks(innocent.0.id()) - 1;
+    let claimed = json!({ "pid": innocent.0.id(), "pgid": innocent.0.id(), "start_ticks": before });
     for role in ["supervisor", "command"] {
         pids[role] = claimed.clone();
     }
@@ -226,9 +244,7 @@ async fn l10_a_pid_that_was_reused_is_not_killed() {
     until("it is dead", || !is_alive(supervisor)).await;
     rig.reap().await;
     assert!(!is_alive(pid), "its mark still tells whose it is");
-    assert!(is_alive(innocent.id()));
-    innocent.kill().expect("the test ends what it started");
-    innocent.wait().expect("it is reaped");
+    assert!(is_alive(innocent.0.id()));
 }
 
 #[tokio::test]
@@ -240,13 +256,10 @@ async fn l10_pids_of_an_earlier_boot_name_nobody() {
     )
     .await;
     let supervisor = rig.supervisor().await;
-    let mut innocent = Command::new("sleep")
-        .arg("1000")
-        .spawn()
-        .expect("it starts");
+    let innocent = Innocent::new();
     let mut pids: Value = rig.run_file("pid").await;
     let claimed = json!({
-        "pid": innocent.id(), "pgid": innocent.id(), "start_ticks": start_ticks(innocent.id()),
+        "pid": innocent.0.id(), "pgid": innocent.0.id(), "start_ticks": start_ticks(innocent.0.id()),
     });
     let command = pids["command"]["pid"].as_u64().expect("a pid");
     pids["command"] = claimed;
@@ -255,50 +268,74 @@ async fn l10_pids_of_an_earlier_boot_name_nobody() {
     signal(supervisor, Signal::KILL);
     until("it is dead", || !is_alive(supervisor)).await;
     rig.reap().await;
-    assert!(is_alive(innocent.id()));
-    innocent.kill().expect("the test ends what it started");
-    innocent.wait().expect("it is reaped");
+    assert!(is_alive(innocent.0.id()));
     // Neither mark nor trusted pid: left alone by the rule, ended by the test.
     signal(u32::try_from(command).expect("a pid"), Signal::KILL);
 }
 
+/// A supervisor that waits for a file `go` before it begins.
+struct SlowSupervisor {
+    dir: tempfile::TempDir,
+}
+
+impl SlowSupervisor {
+    fn new() -> SlowSupervisor {
+        let dir = tempfile::tempdir().expect("a directory");
+        let script = format!(
+            "#!/bin/sh\necho $$ > {0}/pid\nuntil [ -e {0}/go ]; do sleep 0.01; done\nexec {BINARY} \"$@\"\n",
+            dir.path().display()
+        );
+        // Written by another process: while a parallel test forks, its child
+        // would hold our own writer open, and execution fail with ETXTBSY.
+        let written = Command::new("sh")
+            .args(["-c", "printf %s \"$1\" > \"$2\" && chmod 700 \"$2\"", "sh"])
+            .arg(&script)
+            .arg(dir.path().join("slow"))
+            .status();
+        assert!(written.expect("sh runs").success());
+        SlowSupervisor { dir }
+    }
+
+    fn rig(&self) -> Rig {
+        Rig::with(|config| config.supervisor_binary = self.dir.path().join("slow"))
+    }
+
+    async fn pid(&self) -> u32 {
+        let file = self.dir.path().join("pid");
+        let read = || fs::read_to_string(&file).ok()?.trim().parse::<u32>().ok();
+        until("the slow one has begun", || read().is_some()).await;
+        read().expect("a pid")
+    }
+
+    async fn go_and_end(&self) {
+        let pid = self.pid().await;
+        fs::write(self.dir.path().join("go"), "").expect("written");
+        until("the supervisor has come and gone", || !is_alive(pid)).await;
+    }
+}
+
 #[tokio::test]
 async fn l10_a_supervisor_that_starts_after_the_reaper_starts_nothing() {
-    let scripts = tempfile::tempdir().expect("a directory");
-    let slow = scripts.path().join("slow");
-    // Written by another process: a writer forked by a parallel test would
-    // make its execution fail with ETXTBSY.
-    let script = format!(
-        "#!/bin/sh\necho $$ > {0}/pid\nuntil [ -e {0}/go ]; do sleep 0.01; done\nexec {BINARY} \"$@\"\n",
-        scripts.path().display()
-    );
-    let written = Command::new("sh")
-        .args([
-            "-c",
-            "printf %s \"$1\" > \"$2\" && chmod 700 \"$2\"",
-            "sh",
-            &script,
-        ])
-        .arg(&slow)
-        .status()
-        .expect("sh runs");
-    assert!(written.success());
-    let rig = Rig::with(|config| config.supervisor_binary = slow);
-    drop(rig.start_bash("echo > ran"));
-    let pid_file = scripts.path().join("pid");
-    let read = || {
-        fs::read_to_string(&pid_file)
-            .ok()?
-            .trim()
-            .parse::<u32>()
-            .ok()
-    };
-    until("the slow one has begun", || read().is_some()).await;
+    let slow = SlowSupervisor::new();
+    let rig = slow.rig();
+    let _call = rig.start_bash("echo > ran");
+    slow.pid().await;
     killed(rig.reap().await);
-    fs::write(scripts.path().join("go"), "").expect("written");
-    let supervisor = read().expect("a pid");
-    until("the supervisor has come and gone", || !is_alive(supervisor)).await;
+    slow.go_and_end().await;
     assert!(!rig.cwd().join("ran").exists());
+}
+
+#[tokio::test]
+async fn l10_a_supervisor_that_starts_while_its_run_is_being_revoked_starts_nothing() {
+    let slow = SlowSupervisor::new();
+    let rig = slow.rig();
+    let call = rig.start_bash("echo > ran");
+    slow.pid().await;
+    fs::write(rig.run_dir().join("revoked"), "").expect("written");
+    slow.go_and_end().await;
+    assert!(call.done().await.output.starts_with("[stopped on request"));
+    assert!(!rig.cwd().join("ran").exists());
+    assert_eq!(rig.run_file("exit").await["reason"], "killed");
 }
 
 #[tokio::test]

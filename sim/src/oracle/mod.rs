@@ -1,0 +1,104 @@
+//! The oracles: each watches the facts of a run for one promise. They are
+//! written from the requirements, share no code with the core, and hold their
+//! own small reference of what they judge.
+
+mod accepted_once;
+mod client_view;
+mod content;
+mod converged;
+mod core_state;
+mod fenced;
+mod justified;
+mod limit;
+mod no_backstop;
+mod one_terminal;
+mod order;
+mod retry_schedule;
+mod sequence;
+mod slot_has_stream;
+mod tools;
+mod transcript;
+
+#[cfg(test)]
+mod doctored;
+
+use std::rc::Rc;
+
+use crate::fact::{Fact, Moment};
+use crate::script::Script;
+
+/// What a run's oracles must know of its configuration.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// What the model says, by token.
+    pub scripts: Vec<Script>,
+    /// A cut after content is repeated once (T11).
+    pub repeats_cuts: bool,
+    /// A crash ends the turns that it hits (L4).
+    pub seals: bool,
+    /// Takeovers without a completed step between them (L4).
+    pub resume_limit: u32,
+}
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Breach {
+    /// What should have been.
+    pub expected: String,
+    /// What was.
+    pub seen: String,
+}
+
+impl Breach {
+    fn new<T>(expected: impl Into<String>, seen: impl Into<String>) -> Result<T, Breach> {
+        Err(Breach {
+            expected: expected.into(),
+            seen: seen.into(),
+        })
+    }
+}
+
+/// A watcher of one promise.
+pub(crate) trait Oracle {
+    /// Stable, kebab case.
+    fn name(&self) -> &'static str;
+
+    /// Judges one more fact.
+    fn see(&mut self, moment: &Moment, fact: &Fact<'_>) -> Result<(), Breach>;
+}
+
+/// The names of all oracles, in the order in which they are asked.
+pub fn names() -> Vec<&'static str> {
+    let terms = Terms {
+        scripts: Vec::new(),
+        repeats_cuts: false,
+        seals: false,
+        resume_limit: 0,
+    };
+    let oracles = all(&Rc::new(terms));
+    oracles.iter().map(|oracle| oracle.name()).collect()
+}
+
+/// All oracles of one run.
+pub(crate) fn all(terms: &Rc<Terms>) -> Vec<Box<dyn Oracle>> {
+    vec![
+        Box::<converged::Converged>::default(),
+        Box::<one_terminal::OneTerminal>::default(),
+        Box::<sequence::Sequence>::default(),
+        Box::<fenced::Fenced>::default(),
+        Box::new(retry_schedule::RetrySchedule::default()),
+        Box::new(justified::Justified::new(terms)),
+        Box::new(content::Content::new(terms)),
+        Box::<limit::Limit>::default(),
+        Box::<order::Order>::default(),
+        Box::<client_view::ClientView>::default(),
+        Box::<transcript::ValidTranscript>::default(),
+        Box::<tools::ToolOnce>::default(),
+        Box::<tools::NoOrphan>::default(),
+        Box::<accepted_once::AcceptedOnce>::default(),
+        Box::<slot_has_stream::SlotHasStream>::default(),
+        Box::new(no_backstop::NoBackstop::new(terms)),
+        Box::<core_state::CoreCheck>::default(),
+        Box::<core_state::Bounded>::default(),
+    ]
+}

@@ -1,0 +1,400 @@
+//! What a run consists of: drawn from its seed before it begins. Swarm style:
+//! most seeds leave most kinds of trouble out, so that each kind is also met
+//! alone.
+
+use dispatch_core::ids::{ConversationId, Slug};
+
+use crate::clock::Us;
+use crate::rng::{Purpose, Rng};
+
+pub(crate) const SECOND: Us = 1_000_000;
+pub(crate) const MINUTE: Us = 60 * SECOND;
+pub(crate) const HOUR: Us = 60 * MINUTE;
+
+/// The plan of one run.
+#[derive(Clone, Debug)]
+pub(crate) struct Scenario {
+    pub(crate) replicas: usize,
+    /// Streams in flight, by provider.
+    pub(crate) limits: Vec<u32>,
+    pub(crate) ask_ms: u64,
+    pub(crate) requests_ms: u64,
+    pub(crate) seals: bool,
+    pub(crate) repeats_cuts: bool,
+    /// When the calm begins.
+    pub(crate) calm_at: Us,
+    pub(crate) conversations: Vec<Conversation>,
+    pub(crate) messages: Vec<Message>,
+    pub(crate) acts: Vec<(Us, Act)>,
+    pub(crate) chaos: Vec<(Us, Chaos)>,
+    pub(crate) faults: Faults,
+}
+
+/// A conversation that a client holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Conversation {
+    /// `None`: the server names it.
+    pub(crate) id: Option<ConversationId>,
+    pub(crate) workspace: Slug,
+    pub(crate) provider: usize,
+}
+
+/// A message to be sent; its token is its index.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    pub(crate) conversation: usize,
+    pub(crate) keyed: bool,
+    /// Sent to two replicas at once.
+    pub(crate) doubled: bool,
+}
+
+/// Something that a client does.
+#[derive(Clone, Debug)]
+pub(crate) enum Act {
+    Submit {
+        token: u32,
+    },
+    /// A client that has no answer asks again.
+    SubmitAgain {
+        token: u32,
+    },
+    Abort {
+        token: u32,
+        by_conversation: bool,
+    },
+    Star {
+        slug: Slug,
+        starred: bool,
+    },
+    Limit {
+        provider: usize,
+        limit: u32,
+    },
+}
+
+/// Something that befalls a process or the provider.
+#[derive(Clone, Debug)]
+pub(crate) enum Chaos {
+    /// `kill -9`, now or after so many more effects.
+    Kill {
+        replica: usize,
+        after_effects: Option<u32>,
+        down: Us,
+    },
+    /// SIGTERM.
+    Shutdown { replica: usize, down: Us },
+    /// SIGSTOP, SIGCONT.
+    Pause { replica: usize, during: Us },
+    /// The store cannot be reached.
+    Partition { replica: usize, during: Us },
+    /// Every request is refused.
+    Storm { during: Us, kind: StormKind },
+    /// Somebody sets the clock.
+    WallJump { replica: usize, by_ms: i64 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StormKind {
+    RateLimited,
+    RateLimitedWithRetryAfter,
+    Unavailable,
+    Unreachable,
+}
+
+/// How a request can go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    RateLimited,
+    RetryAfter,
+    Unavailable,
+    Unauthorized,
+    Quota,
+    Refused,
+    ConnectTimeout,
+    Hang,
+    CutBefore,
+    CutAfter,
+    EndAfter,
+    StallBefore,
+    StallAfter,
+    OverloadedBefore,
+    OverloadedAfter,
+    MalformedBefore,
+    MalformedAfter,
+    Empty,
+    NoTerminator,
+    CutAtEnd,
+}
+
+const FAULTS: [(Fault, u64); 20] = [
+    (Fault::RateLimited, 10),
+    (Fault::RetryAfter, 8),
+    (Fault::Unavailable, 8),
+    (Fault::Unauthorized, 1),
+    (Fault::Quota, 1),
+    (Fault::Refused, 6),
+    (Fault::ConnectTimeout, 4),
+    (Fault::Hang, 4),
+    (Fault::CutBefore, 6),
+    (Fault::CutAfter, 6),
+    (Fault::EndAfter, 3),
+    (Fault::StallBefore, 3),
+    (Fault::StallAfter, 3),
+    (Fault::OverloadedBefore, 4),
+    (Fault::OverloadedAfter, 2),
+    (Fault::MalformedBefore, 2),
+    (Fault::MalformedAfter, 2),
+    (Fault::Empty, 5),
+    (Fault::NoTerminator, 4),
+    (Fault::CutAtEnd, 4),
+];
+
+/// Rates, each in 10,000.
+#[derive(Clone, Debug)]
+pub(crate) struct Faults {
+    pub(crate) provider: u64,
+    pub(crate) provider_kinds: Vec<(Fault, u64)>,
+    pub(crate) store_unknown: u64,
+    pub(crate) store_failed: u64,
+    pub(crate) store_stall: u64,
+    pub(crate) store_twice: u64,
+    pub(crate) tool_hang: u64,
+    pub(crate) tool_end_lost: u64,
+    /// The slowest answer of the store, in microseconds.
+    pub(crate) store_slowest: Us,
+}
+
+impl Scenario {
+    pub(crate) fn of(seed: u64) -> Scenario {
+        let rng = &mut Rng::new(seed, Purpose::Scenario);
+        let replicas = rng.weighted(&[(1, 4), (2, 4), (3, 2)]);
+        let is_long = rng.chance(150);
+        let calm_at = match is_long {
+            true => rng.range(10 * HOUR, 14 * HOUR),
+            false => rng.spread(8 * MINUTE, 3 * HOUR),
+        };
+        let providers = rng.weighted(&[(1, 4), (2, 1)]);
+        let conversations = conversations(rng, providers);
+        let count = rng.range(10, 40);
+        let messages: Vec<Message> = (0..count)
+            .map(|_| Message {
+                conversation: rng.index(conversations.len()),
+                keyed: rng.chance(6_000),
+                doubled: rng.chance(1_500),
+            })
+            .collect();
+        let mut scenario = Scenario {
+            replicas,
+            limits: (0..providers)
+                .map(|_| rng.weighted(&[(1, 3), (2, 3), (4, 4), (8, 1)]))
+                .collect(),
+            // Polling is what a long run mostly consists of.
+            ask_ms: match calm_at > 20 * MINUTE {
+                true => *rng.pick(&[10_000, 20_000, 60_000]),
+                false => *rng.pick(&[1_000, 5_000, 20_000]),
+            },
+            requests_ms: match calm_at > 20 * MINUTE {
+                true => *rng.pick(&[1_000, 2_000]),
+                false => *rng.pick(&[250, 500, 1_000]),
+            },
+            seals: rng.chance(1_000),
+            repeats_cuts: rng.chance(3_000),
+            calm_at,
+            acts: Vec::new(),
+            chaos: Vec::new(),
+            faults: Faults::of(rng),
+            conversations,
+            messages,
+        };
+        scenario.plan_clients(rng);
+        scenario.plan_chaos(rng, is_long);
+        scenario
+    }
+
+    fn plan_clients(&mut self, rng: &mut Rng) {
+        let span = self.calm_at.min(HOUR) - MINUTE;
+        let aborts = rng.chance(4_000);
+        let bursts = rng.chance(5_000);
+        let mut burst_at = rng.range(SECOND, span);
+        for token in 0..self.messages.len() {
+            let token = u32::try_from(token).unwrap_or(u32::MAX);
+            let at = match bursts && !rng.chance(2_000) {
+                true => burst_at,
+                false => rng.range(0, span),
+            };
+            if rng.chance(1_500) {
+                burst_at = rng.range(SECOND, span);
+            }
+            self.acts.push((at, Act::Submit { token }));
+            if aborts && rng.chance(2_500) {
+                let act = Act::Abort {
+                    token,
+                    by_conversation: rng.chance(2_000),
+                };
+                self.acts.push((at + rng.spread(1_000, 20 * MINUTE), act));
+            }
+        }
+        if rng.chance(6_000) {
+            for _ in 0..rng.range(1, 8) {
+                let conversation = rng.pick(&self.conversations);
+                let act = Act::Star {
+                    slug: conversation.workspace.clone(),
+                    starred: rng.chance(6_000),
+                };
+                self.acts.push((rng.range(0, span), act));
+            }
+        }
+        if rng.chance(3_000) {
+            for _ in 0..rng.range(1, 4) {
+                let act = Act::Limit {
+                    provider: rng.index(self.limits.len()),
+                    limit: u32::try_from(rng.range(1, 6)).unwrap_or(1),
+                };
+                self.acts.push((rng.range(0, span), act));
+            }
+        }
+        // A few in the calm: nothing hinders these.
+        for token in 0..3u32 {
+            let at = self.calm_at + u64::from(token + 1) * 3 * SECOND;
+            let number = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
+            self.messages.push(Message {
+                conversation: rng.index(self.conversations.len()),
+                keyed: true,
+                doubled: false,
+            });
+            self.acts.push((at, Act::Submit { token: number }));
+        }
+    }
+
+    fn plan_chaos(&mut self, rng: &mut Rng, is_long: bool) {
+        let (crashes, pauses, partitions) =
+            (rng.chance(4_000), rng.chance(3_000), rng.chance(2_500));
+        let (shutdowns, jumps) = (rng.chance(2_000), rng.chance(2_000));
+        let end = self.calm_at.min(2 * HOUR);
+        for replica in 0..self.replicas {
+            let mut befall = |happens: bool, mean: Us, what: &mut dyn FnMut(&mut Rng) -> Chaos| {
+                let mut at = rng.range(0, 2 * mean);
+                while happens && at < end {
+                    self.chaos.push((at, what(rng)));
+                    at += rng.range(mean / 4, 2 * mean);
+                }
+            };
+            befall(crashes, 12 * MINUTE, &mut |rng| Chaos::Kill {
+                replica,
+                after_effects: rng
+                    .chance(6_000)
+                    .then(|| u32::try_from(rng.below(12)).unwrap_or(0)),
+                down: rng.spread(SECOND / 2, 2 * MINUTE),
+            });
+            befall(pauses, 12 * MINUTE, &mut |rng| Chaos::Pause {
+                replica,
+                during: rng.spread(SECOND, 5 * MINUTE),
+            });
+            befall(partitions, 15 * MINUTE, &mut |rng| Chaos::Partition {
+                replica,
+                during: rng.spread(2 * SECOND, 3 * MINUTE),
+            });
+            befall(shutdowns, 20 * MINUTE, &mut |rng| Chaos::Shutdown {
+                replica,
+                down: rng.spread(SECOND, MINUTE),
+            });
+            befall(jumps, 15 * MINUTE, &mut |rng| Chaos::WallJump {
+                replica,
+                by_ms: i64::try_from(rng.below(7_200_000)).unwrap_or(0) - 3_600_000,
+            });
+        }
+        let storms = match is_long {
+            true => 1,
+            false => rng.weighted(&[(0u64, 5), (1, 3), (2, 2)]),
+        };
+        for _ in 0..storms {
+            let kind = *rng.pick(&[
+                StormKind::RateLimited,
+                StormKind::RateLimitedWithRetryAfter,
+                StormKind::Unavailable,
+                StormKind::Unreachable,
+            ]);
+            let (at, during) = match is_long {
+                true => (rng.range(0, 20 * MINUTE), rng.range(8 * HOUR, 10 * HOUR)),
+                false => (rng.range(0, end), rng.spread(10 * SECOND, 40 * MINUTE)),
+            };
+            self.chaos.push((at, Chaos::Storm { during, kind }));
+        }
+    }
+}
+
+fn conversations(rng: &mut Rng, providers: usize) -> Vec<Conversation> {
+    let slugs: Vec<Slug> = ["default", "docs", "urgent", "night"]
+        .into_iter()
+        .filter_map(|name| Slug::try_from(name).ok())
+        .collect();
+    let (few, shown) = (rng.range(3, 14), rng.range(1, 4));
+    let shown = usize::try_from(shown).unwrap_or(1);
+    (0..few)
+        .map(|n| Conversation {
+            id: match rng.chance(8_500) {
+                true => ConversationId::try_from(format!("talk-{n}").as_str()).ok(),
+                false => None,
+            },
+            workspace: rng.pick(&slugs[..shown]).clone(),
+            provider: rng.index(providers),
+        })
+        .collect()
+}
+
+impl Faults {
+    fn of(rng: &mut Rng) -> Faults {
+        let mut provider_kinds: Vec<(Fault, u64)> =
+            FAULTS.into_iter().filter(|_| rng.chance(5_000)).collect();
+        if provider_kinds.is_empty() {
+            provider_kinds.push((Fault::RateLimited, 1));
+        }
+        let mut rate = |happens: u64, most: u64| match rng.chance(happens) {
+            true => rng.range(1, most),
+            false => 0,
+        };
+        Faults {
+            provider: rate(7_500, 4_000),
+            provider_kinds,
+            store_unknown: rate(3_500, 300),
+            store_failed: rate(3_000, 300),
+            store_stall: rate(2_500, 60),
+            store_twice: rate(3_000, 300),
+            tool_hang: rate(3_000, 1_500),
+            tool_end_lost: rate(2_000, 500),
+            store_slowest: rate(3_000, 400) * 1_000 + 4_000,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scenario_repeats_and_no_kind_of_trouble_is_left_out_of_many() {
+        let text = |seed| format!("{:?}", Scenario::of(seed));
+        assert_eq!(text(4), text(4));
+        let many: Vec<Scenario> = (0..300).map(Scenario::of).collect();
+        let some = |met: &dyn Fn(&Chaos) -> bool| {
+            many.iter()
+                .any(|s| s.chaos.iter().any(|(_, chaos)| met(chaos)))
+        };
+        assert!(some(&|c| matches!(c, Chaos::Kill { .. })));
+        assert!(some(&|c| matches!(c, Chaos::Shutdown { .. })));
+        assert!(some(&|c| matches!(c, Chaos::Pause { .. })));
+        assert!(some(&|c| matches!(c, Chaos::Partition { .. })));
+        assert!(some(&|c| matches!(c, Chaos::Storm { .. })));
+        assert!(some(&|c| matches!(c, Chaos::WallJump { .. })));
+        assert!(many.iter().any(|s| s.calm_at >= 10 * HOUR));
+        for (fault, _) in FAULTS {
+            let drawn = many.iter().any(|s| {
+                s.faults
+                    .provider_kinds
+                    .iter()
+                    .any(|(kind, _)| *kind == fault)
+            });
+            assert!(drawn, "{fault:?}");
+        }
+    }
+}

@@ -1,0 +1,467 @@
+//! Replicas: processes that are started, stopped, continued and killed, each
+//! with its Dispatcher, its clocks and what is in flight for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dispatch_core::Dispatcher;
+use dispatch_core::config::{Config, OnCut, Provider};
+use dispatch_core::ids::{EffectId, Epoch, Owner, ProviderId, TurnId};
+use dispatch_core::io::{Effect, Input};
+use dispatch_core::liveness::OnCrash;
+use dispatch_core::store::{ProviderSettings, Reply};
+
+use super::{Event, World};
+use crate::clock::{Clock, Us};
+use crate::fact::{Fact, Life};
+use crate::scenario::{Chaos, MINUTE, SECOND};
+
+/// A place where processes live, one after the other.
+pub(crate) struct Replica {
+    pub(super) node: Arc<str>,
+    pub(super) life: u32,
+    pub(super) state: Life,
+    pub(super) process: Option<Process>,
+    pub(super) cut_off_until: Us,
+    wall_ahead_ms: i64,
+    down_after_drain: Us,
+    /// What came while the process was stopped.
+    inbox: Vec<Input>,
+}
+
+/// One life.
+pub(crate) struct Process {
+    core: Box<Dispatcher>,
+    clock: Clock,
+    boot: u64,
+    armed: Option<Us>,
+    /// Dies after so many more effects, and stays dead for so long.
+    doom: Option<(u32, Us)>,
+    feeds: u64,
+    pub(super) streams: BTreeMap<EffectId, u32>,
+    pub(super) runs: BTreeMap<EffectId, usize>,
+    pub(super) views: BTreeMap<EffectId, ProviderId>,
+    pub(super) epochs: BTreeMap<TurnId, Epoch>,
+    stopped_at: Us,
+    fresh_bytes: usize,
+}
+
+/// How often invariants are checked and the state is frozen and thawed, in inputs.
+const CHECK_EVERY: u64 = 16;
+const THAW_EVERY: u64 = 61;
+/// How many timers may fire in a row at one moment.
+const TICKS_AT_ONCE: u32 = 1_000;
+
+impl Replica {
+    pub(super) fn new(index: usize) -> Replica {
+        Replica {
+            node: format!("node-{index}").into(),
+            life: 0,
+            state: Life::Down,
+            process: None,
+            cut_off_until: 0,
+            wall_ahead_ms: 0,
+            down_after_drain: SECOND,
+            inbox: Vec::new(),
+        }
+    }
+
+    /// Accepts connections: a stopped process's kernel does so, too.
+    pub(super) fn is_reachable(&self) -> bool {
+        self.process.is_some()
+    }
+}
+
+impl World<'_> {
+    /// Starts a process unless a later life has begun.
+    pub(super) fn start(&mut self, replica: usize, life: u32) {
+        let place = &self.replicas[replica];
+        if place.life != life || place.process.is_some() {
+            return;
+        }
+        let drift_ppm = i64::try_from(self.dice.process.below(400)).unwrap_or(0) - 200;
+        let offset_ms = self.dice.process.below(1 << 40);
+        let boot = self.dice.core.bits();
+        let seed = self.dice.core.seed_bytes();
+        let clock = Clock::new(self.at, offset_ms, drift_ppm, place.wall_ahead_ms);
+        let owner = Owner {
+            node: place.node.clone(),
+            boot,
+            incarnation: 0,
+        };
+        let core = Dispatcher::new(self.config(owner), seed, clock.now(self.at));
+        let place = &mut self.replicas[replica];
+        place.life += 1;
+        place.state = Life::Up;
+        place.process = Some(Process {
+            core: Box::new(core),
+            clock,
+            boot,
+            armed: None,
+            doom: None,
+            feeds: 0,
+            streams: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            views: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            stopped_at: 0,
+            fresh_bytes: 0,
+        });
+        self.tell_life(replica, Life::Up);
+        self.drain(replica);
+    }
+
+    fn config(&self, owner: Owner) -> Config {
+        let providers = self
+            .providers
+            .iter()
+            .zip(&self.scenario.limits)
+            .map(|(id, limit)| Provider {
+                settings: ProviderSettings {
+                    id: id.clone(),
+                    limit: *limit,
+                    cooldown_ms: 200,
+                },
+                models: vec!["model-1".to_owned()],
+            });
+        let mut config = Config::new(owner, providers.collect());
+        config.ask_ms = self.scenario.ask_ms;
+        config.requests_ms = self.scenario.requests_ms;
+        if self.scenario.seals {
+            config.on_crash = OnCrash::Seal;
+        }
+        if self.scenario.repeats_cuts {
+            config.on_cut = OnCut::Restart;
+        }
+        config
+    }
+
+    fn tell_life(&mut self, replica: usize, state: Life) {
+        let place = &mut self.replicas[replica];
+        place.state = state;
+        let (life, boot) = (place.life, place.process.as_ref().map_or(0, |p| p.boot));
+        self.recorder
+            .line(self.at, || format!("r{replica} life {life}: {state:?}"));
+        self.tell(&Fact::Lives {
+            replica,
+            life,
+            boot,
+            state,
+        });
+    }
+
+    /// Hands an input to a process, or keeps it until the process goes on.
+    pub(super) fn deliver(&mut self, replica: usize, life: u32, input: Input) {
+        let place = &mut self.replicas[replica];
+        if place.life != life {
+            return;
+        }
+        match place.state {
+            Life::Up | Life::Draining => self.feed(replica, input),
+            Life::Paused => place.inbox.push(input),
+            Life::Down => {}
+        }
+    }
+
+    fn feed(&mut self, replica: usize, input: Input) {
+        let at = self.at;
+        let place = &mut self.replicas[replica];
+        let Some(process) = &mut place.process else {
+            return;
+        };
+        let now = process.clock.now(at);
+        self.recorder.input(at, replica, now, &input);
+        let mut view = None;
+        if let Input::Stored { id, outcome } = &input {
+            let provider = process.views.remove(id);
+            match outcome {
+                Ok(Reply::View(read)) => view = provider.map(|p| (p, read.clone())),
+                Ok(Reply::Granted(granted)) => {
+                    let epochs = granted.iter().map(|grant| (grant.turn, grant.epoch));
+                    process.epochs.extend(epochs);
+                }
+                _ => {}
+            }
+        }
+        process.feeds += 1;
+        if self.thaws && process.feeds.is_multiple_of(THAW_EVERY) {
+            process.core = Box::new(thawed(&process.core));
+        }
+        process.core.handle(now, input);
+        if let Some((provider, view)) = view {
+            self.tell(&Fact::ViewHeard {
+                replica,
+                provider: &provider,
+                view: &view,
+            });
+        }
+        self.drain(replica);
+        self.check(replica);
+    }
+
+    /// Carries out effects, down to the last one or to the process's death.
+    fn drain(&mut self, replica: usize) {
+        while let Some(process) = &mut self.replicas[replica].process {
+            let Some(effect) = process.core.poll_effect() else {
+                break;
+            };
+            match &mut process.doom {
+                Some((0, down)) => {
+                    let down = *down;
+                    self.die(replica, down);
+                    break;
+                }
+                Some((left, _)) => *left -= 1,
+                None => {}
+            }
+            self.recorder.effect(self.at, replica, &effect);
+            self.carry_out(replica, effect);
+        }
+        self.recorder.end_step();
+        self.arm(replica);
+    }
+
+    fn carry_out(&mut self, replica: usize, effect: Effect) {
+        match effect {
+            Effect::Store { id, verb } => self.ask_store(replica, id, verb),
+            Effect::OpenProvider {
+                id,
+                provider,
+                turn,
+                body,
+                connect_ms: _,
+            } => self.open_stream(replica, id, provider, turn, body),
+            Effect::CloseProvider { id, finished: _ } => self.close_stream(replica, id),
+            Effect::StartTool { id, start } => self.start_tool(replica, id, *start),
+            Effect::KillTool { id } => self.kill_tool(replica, id),
+            Effect::ReapTool {
+                id,
+                turn,
+                call_id,
+                epoch: _,
+            } => self.reap_tool(replica, id, turn, call_id),
+            Effect::Publish { event } => self.publish(replica, *event),
+            Effect::Wake { conversation } => self.wake_followers(replica, &conversation),
+            Effect::Answer { id, answer } => self.answered(replica, id, answer),
+            Effect::Trace { .. } => {}
+            Effect::Ready { .. } => self.weigh_fresh(replica),
+            Effect::Drained => {
+                let life = self.replicas[replica].life;
+                self.queue_in(0, Event::DrainedOrNot { replica, life });
+            }
+        }
+    }
+
+    fn weigh_fresh(&mut self, replica: usize) {
+        if let Some(process) = &mut self.replicas[replica].process {
+            process.fresh_bytes = frozen(&process.core).len();
+        }
+    }
+
+    /// Weighs every Dispatcher, for the oracle.
+    pub(super) fn weigh(&mut self) {
+        for replica in 0..self.replicas.len() {
+            if let Some(process) = &self.replicas[replica].process {
+                let (bytes, fresh_bytes) = (frozen(&process.core).len(), process.fresh_bytes);
+                self.tell(&Fact::Weighed {
+                    replica,
+                    bytes,
+                    fresh_bytes,
+                });
+            }
+        }
+    }
+
+    fn arm(&mut self, replica: usize) {
+        let (at, place) = (self.at, &mut self.replicas[replica]);
+        let life = place.life;
+        let Some(process) = &mut place.process else {
+            return;
+        };
+        let Some((due, _)) = process.core.poll_timeout() else {
+            return;
+        };
+        // Timers are never early and often a little late.
+        let late = self.dice.process.below(3_000);
+        let fires_at = process.clock.when(due, at) + late;
+        if process.armed.is_none_or(|armed| armed > fires_at) {
+            process.armed = Some(fires_at);
+            self.queue_at(fires_at, Event::Timer { replica, life });
+        }
+    }
+
+    pub(super) fn timer(&mut self, replica: usize, life: u32) {
+        let place = &mut self.replicas[replica];
+        let Some(process) = place.process.as_mut().filter(|_| place.life == life) else {
+            return;
+        };
+        if process.armed != Some(self.at) {
+            return;
+        }
+        process.armed = None;
+        if place.state == Life::Paused {
+            return;
+        }
+        self.tick(replica);
+    }
+
+    /// Ticks until nothing is due.
+    fn tick(&mut self, replica: usize) {
+        for _ in 0..TICKS_AT_ONCE {
+            let is_due = self.replicas[replica].process.as_ref().is_some_and(|p| {
+                let due = p.core.poll_timeout();
+                due.is_some_and(|(due, _)| due <= p.clock.now(self.at).mono)
+            });
+            if !is_due {
+                self.arm(replica);
+                return;
+            }
+            self.feed(replica, Input::Tick);
+        }
+        let result = Err(format!("{TICKS_AT_ONCE} timers in a row at one moment"));
+        self.tell(&Fact::Checked { replica, result });
+    }
+
+    fn check(&mut self, replica: usize) {
+        let Some(process) = &self.replicas[replica].process else {
+            return;
+        };
+        if process.feeds.is_multiple_of(CHECK_EVERY) {
+            let result = process.core.check().map_err(|broken| broken.to_string());
+            self.tell(&Fact::Checked { replica, result });
+        }
+    }
+
+    pub(super) fn befall(&mut self, chaos: Chaos) {
+        self.recorder.line(self.at, || format!("chaos {chaos:?}"));
+        match chaos {
+            Chaos::Kill {
+                replica,
+                after_effects,
+                down,
+            } => {
+                let place = &mut self.replicas[replica];
+                match (&mut place.process, after_effects) {
+                    (Some(process), Some(effects)) if place.state != Life::Paused => {
+                        process.doom = Some((effects, down));
+                    }
+                    (Some(_), _) => self.die(replica, down),
+                    (None, _) => {}
+                }
+            }
+            Chaos::Shutdown { replica, down } => self.shut_down(replica, down),
+            Chaos::Pause { replica, during } => self.stop(replica, during),
+            Chaos::Partition { replica, during } => {
+                let until = (self.at + during).min(self.scenario.calm_at);
+                let place = &mut self.replicas[replica];
+                place.cut_off_until = place.cut_off_until.max(until);
+                self.tell(&Fact::Trouble { replica });
+            }
+            Chaos::Storm { during, kind } => {
+                let until = (self.at + during).min(self.scenario.calm_at);
+                self.storm = Some((until, kind));
+            }
+            Chaos::WallJump { replica, by_ms } => {
+                let place = &mut self.replicas[replica];
+                place.wall_ahead_ms += by_ms;
+                if let Some(process) = &mut place.process {
+                    process.clock.jump_wall(by_ms);
+                    place.wall_ahead_ms = process.clock.wall_ahead_ms();
+                }
+            }
+        }
+    }
+
+    /// `kill -9`: what was in flight for the process is heard by nobody.
+    fn die(&mut self, replica: usize, down: Us) {
+        let Some(process) = self.replicas[replica].process.take() else {
+            return;
+        };
+        self.replicas[replica].inbox.clear();
+        self.tell_life(replica, Life::Down);
+        for stream in process.streams.into_values() {
+            self.abandon_stream(stream, 100_000);
+        }
+        self.lose_commands(replica);
+        self.detach_followers(replica);
+        let life = self.replicas[replica].life;
+        self.queue_in(down, Event::Start { replica, life });
+    }
+
+    fn stop(&mut self, replica: usize, during: Us) {
+        let place = &mut self.replicas[replica];
+        let Some(process) = place.process.as_mut().filter(|_| place.state == Life::Up) else {
+            return;
+        };
+        process.stopped_at = self.at;
+        let life = place.life;
+        self.tell_life(replica, Life::Paused);
+        self.queue_in(during, Event::Continue { replica, life });
+    }
+
+    /// What came meanwhile is there at once; timers are late.
+    pub(super) fn go_on(&mut self, replica: usize, life: u32) {
+        let place = &mut self.replicas[replica];
+        if place.life != life || place.state != Life::Paused {
+            return;
+        }
+        let inbox = std::mem::take(&mut place.inbox);
+        let stopped_at = place.process.as_ref().map_or(self.at, |p| p.stopped_at);
+        self.excuse_silence(replica, self.at - stopped_at);
+        self.tell_life(replica, Life::Up);
+        if self.dice.process.chance(5_000) {
+            self.tick(replica);
+        }
+        for input in inbox {
+            self.deliver(replica, life, input);
+        }
+        self.tick(replica);
+    }
+
+    fn shut_down(&mut self, replica: usize, down: Us) {
+        let place = &self.replicas[replica];
+        if place.state != Life::Up {
+            return;
+        }
+        let life = place.life;
+        self.tell_life(replica, Life::Draining);
+        self.queue_in(MINUTE, Event::DrainedOrNot { replica, life });
+        self.replicas[replica].down_after_drain = down;
+        self.feed(replica, Input::Shutdown);
+    }
+
+    /// A process that was told to stop exits, or is killed at last.
+    pub(super) fn drained_or_not(&mut self, replica: usize, life: u32) {
+        let place = &self.replicas[replica];
+        if place.life == life && place.state == Life::Draining {
+            let down = place.down_after_drain;
+            self.die(replica, down);
+        }
+    }
+
+    /// All processes run again; the store can be reached.
+    pub(super) fn calm_down(&mut self) {
+        self.calm = true;
+        self.storm = None;
+        self.recorder.line(self.at, || "calm".to_owned());
+        for replica in 0..self.replicas.len() {
+            let place = &mut self.replicas[replica];
+            place.cut_off_until = 0;
+            if let Some(process) = &mut place.process {
+                process.doom = None;
+            }
+            let life = place.life;
+            self.go_on(replica, life);
+            self.start(replica, life);
+        }
+    }
+}
+
+fn frozen(core: &Dispatcher) -> Vec<u8> {
+    postcard::to_allocvec(core).expect("a Dispatcher has a binary form")
+}
+
+/// The same Dispatcher out of its serialised form.
+fn thawed(core: &Dispatcher) -> Dispatcher {
+    postcard::from_bytes(&frozen(core)).expect("a frozen Dispatcher can be thawed")
+}

@@ -1,0 +1,323 @@
+//! The simulated provider: takes requests, refuses transcripts that a vendor
+//! would refuse, plays scripts, and fails as it was drawn to.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use dispatch_core::ids::{EffectId, ProviderId, TurnId};
+use dispatch_core::io::Input;
+use dispatch_core::wire::validate::validate_transcript;
+
+use super::{Event, World};
+use crate::clock::Us;
+use crate::fact::{Cause, Fact, Request};
+use crate::rng::{Purpose, Rng};
+use crate::scenario::SECOND;
+use crate::script::Script;
+use crate::sse;
+
+/// All requests of a run that are still of interest.
+#[derive(Default)]
+pub(crate) struct Streams {
+    opened: u32,
+    open: BTreeMap<u32, Stream>,
+    /// How often a step was asked for.
+    tries: BTreeMap<(u32, usize), u64>,
+}
+
+struct Stream {
+    replica: usize,
+    life: u32,
+    effect: EffectId,
+    provider: ProviderId,
+    turn: TurnId,
+    body: Vec<u8>,
+    answer: VecDeque<sse::Step>,
+    /// The provider counts it.
+    in_flight: bool,
+    /// Nobody listens any more.
+    abandoned: bool,
+}
+
+/// What a transcript asks for.
+struct Asked {
+    token: u32,
+    step: usize,
+}
+
+impl Streams {
+    /// Whether a provider is answering a request of this turn, or will.
+    pub(super) fn serves(&self, turn: TurnId) -> bool {
+        self.open
+            .values()
+            .any(|stream| stream.turn == turn && !stream.abandoned)
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.open.values().filter(|s| s.in_flight).count()
+    }
+}
+
+impl World<'_> {
+    pub(super) fn open_stream(
+        &mut self,
+        replica: usize,
+        effect: EffectId,
+        provider: ProviderId,
+        turn: TurnId,
+        body: Vec<u8>,
+    ) {
+        let place = &mut self.replicas[replica];
+        let life = place.life;
+        let Some(process) = &mut place.process else {
+            return;
+        };
+        self.streams.opened += 1;
+        let stream = self.streams.opened;
+        process.streams.insert(effect, stream);
+        let epoch = process.epochs.get(&turn).copied().unwrap_or_default();
+        let opened = Stream {
+            replica,
+            life,
+            effect,
+            provider,
+            turn,
+            body,
+            answer: VecDeque::new(),
+            in_flight: false,
+            abandoned: false,
+        };
+        self.streams.open.insert(stream, opened);
+        self.tell(&Fact::Opened { turn, epoch });
+        let after = self.dice.network.spread(500, 30_000);
+        self.queue_in(after, Event::Arrive(stream));
+    }
+
+    pub(super) fn close_stream(&mut self, replica: usize, effect: EffectId) {
+        let process = self.replicas[replica].process.as_mut();
+        if let Some(stream) = process.and_then(|p| p.streams.remove(&effect)) {
+            self.tell(&Fact::Closed { stream });
+            self.abandon_stream(stream, 50_000);
+        }
+    }
+
+    /// The reader is gone; the provider notices within so long.
+    pub(super) fn abandon_stream(&mut self, stream: u32, within: Us) {
+        if let Some(open) = self.streams.open.get_mut(&stream) {
+            open.abandoned = true;
+            let after = self.dice.network.spread(500, within);
+            self.queue_in(after, Event::Gone(stream));
+        }
+    }
+
+    pub(super) fn gone(&mut self, stream: u32) {
+        if self.streams.open.remove(&stream).is_some() {
+            self.tell(&Fact::Gone { stream });
+        }
+    }
+
+    pub(super) fn arrive(&mut self, stream: u32) {
+        let Some(open) = self.streams.open.get_mut(&stream).filter(|s| !s.abandoned) else {
+            return;
+        };
+        let body = std::mem::take(&mut open.body);
+        let asked = asked_for(&body);
+        let scripted = asked.as_ref().ok().and_then(|asked| {
+            let script = self.terms.scripts.get(asked.token as usize)?;
+            Some((asked, script.steps.get(asked.step)?))
+        });
+        let verdict = validate_transcript(&body)
+            .and_then(|()| asked.as_ref().map(|_| ()).map_err(Clone::clone))
+            .and_then(|()| self.is_about(open_turn(&self.streams, stream), &asked))
+            .and_then(|()| scripted.map(|_| ()).ok_or("a step too many".to_owned()));
+        let answer = match (&verdict, scripted) {
+            (Ok(()), Some((asked, step))) => {
+                let tries = self
+                    .streams
+                    .tries
+                    .entry((asked.token, asked.step))
+                    .or_default();
+                *tries += 1;
+                let key = (u64::from(asked.token) << 16) | asked.step as u64;
+                let mut rng = Rng::keyed(self.seed, Purpose::Provider, key, *tries);
+                let storm = self.storm.filter(|(until, _)| *until > self.at);
+                let faults = &self.scenario.faults;
+                let fails = rng.chance(faults.provider) && !self.calm;
+                match storm {
+                    Some((_, kind)) => sse::storm_answer(&mut rng, kind),
+                    None if fails => {
+                        let fault = rng.weighted(&faults.provider_kinds);
+                        sse::answer(&mut rng, step, Some(fault))
+                    }
+                    None => sse::answer(&mut rng, step, None),
+                }
+            }
+            (Ok(()) | Err(_), _) => sse::rejection(verdict.as_ref().err().map_or("", |why| why)),
+        };
+        let step = asked.map_or(0, |asked| u32::try_from(asked.step).unwrap_or(0));
+        self.serve(stream, step, verdict, answer);
+    }
+
+    fn serve(
+        &mut self,
+        stream: u32,
+        step: u32,
+        verdict: Result<(), String>,
+        answer: VecDeque<sse::Step>,
+    ) {
+        let Some(open) = self.streams.open.get_mut(&stream) else {
+            return;
+        };
+        // A connection that is never established is no request.
+        let connects = !answer
+            .iter()
+            .any(|step| matches!(&step.act, sse::Act::Fail(kind) if *kind != dispatch_core::io::FailKind::Body));
+        open.answer = answer;
+        open.in_flight = connects;
+        let request = Request {
+            stream,
+            replica: open.replica,
+            life: open.life,
+            provider: open.provider.clone(),
+            turn: open.turn,
+            step,
+            verdict,
+        };
+        if connects {
+            self.tell(&Fact::Requested(&request));
+        }
+        self.go_on_answering(stream);
+    }
+
+    /// The transcript must be about the very turn that the effect names.
+    fn is_about(&self, turn: Option<TurnId>, asked: &Result<Asked, String>) -> Result<(), String> {
+        let row = turn.and_then(|turn| self.model.turns.get(&turn));
+        let token = row.and_then(|row| {
+            let range = (row.conversation.clone(), row.ordinal, 0)..;
+            let (_, first) = self.model.items.range(range).next()?;
+            match &first.item {
+                dispatch_core::transcript::Item::User { text } => Script::token_in(text),
+                _ => None,
+            }
+        });
+        match asked {
+            Ok(asked) if token == Some(asked.token) => Ok(()),
+            Ok(asked) => Err(format!(
+                "the last message is {}, the turn's is {token:?}",
+                asked.token
+            )),
+            Err(why) => Err(why.clone()),
+        }
+    }
+
+    fn go_on_answering(&mut self, stream: u32) {
+        let next = self
+            .streams
+            .open
+            .get(&stream)
+            .and_then(|open| open.answer.front());
+        if let Some(step) = next {
+            let after = step.after;
+            self.queue_in(after, Event::Answer(stream));
+        }
+    }
+
+    pub(super) fn answer_on(&mut self, stream: u32) {
+        let Some(open) = self.streams.open.get_mut(&stream).filter(|s| !s.abandoned) else {
+            return;
+        };
+        let Some(step) = open.answer.pop_front() else {
+            return;
+        };
+        let (replica, life, id, turn) = (open.replica, open.life, open.effect, open.turn);
+        let (input, is_last) = match step.act {
+            sse::Act::Note(cause) => {
+                self.inject(turn, &cause);
+                self.go_on_answering(stream);
+                return;
+            }
+            sse::Act::Head(status, headers) => {
+                let head = Input::ProviderHead {
+                    id,
+                    status,
+                    headers,
+                };
+                (head, false)
+            }
+            sse::Act::Bytes(bytes) => (Input::ProviderBytes { id, bytes }, false),
+            sse::Act::End => (Input::ProviderEnd { id }, true),
+            sse::Act::Fail(kind) => {
+                let message = "the connection failed".to_owned();
+                (Input::ProviderFailed { id, kind, message }, true)
+            }
+        };
+        if is_last {
+            self.streams.open.remove(&stream);
+            if let Some(process) = &mut self.replicas[replica].process {
+                process.streams.remove(&id);
+            }
+            self.tell(&Fact::Gone { stream });
+        }
+        self.deliver(replica, life, input);
+        if !is_last {
+            self.go_on_answering(stream);
+        }
+    }
+
+    fn inject(&mut self, turn: TurnId, cause: &Cause) {
+        self.recorder
+            .line(self.at, || format!("fault for {turn}: {cause:?}"));
+        self.tell(&Fact::Injected { turn, cause });
+    }
+
+    /// A process that stood still for longer than a provider may be silent
+    /// finds its streams' deadlines passed.
+    pub(super) fn excuse_silence(&mut self, replica: usize, stood_still: Us) {
+        if stood_still < 50 * SECOND {
+            return;
+        }
+        let turns: Vec<TurnId> = self
+            .streams
+            .open
+            .values()
+            .filter(|stream| stream.replica == replica && !stream.abandoned)
+            .map(|stream| stream.turn)
+            .collect();
+        for turn in turns {
+            for cause in ["first-byte-timeout", "idle-timeout"] {
+                let cause = cause.to_owned();
+                let retry_after_ms = None;
+                self.inject(
+                    turn,
+                    &Cause::Refused {
+                        cause: cause.clone(),
+                        retry_after_ms,
+                    },
+                );
+                let is_cut = true;
+                self.inject(turn, &Cause::Broken { cause, is_cut });
+            }
+        }
+    }
+}
+
+fn open_turn(streams: &Streams, stream: u32) -> Option<TurnId> {
+    streams.open.get(&stream).map(|open| open.turn)
+}
+
+/// The script is named by the last user message, the step by what follows it.
+fn asked_for(body: &[u8]) -> Result<Asked, String> {
+    let body: serde_json::Value =
+        serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let messages = body["messages"].as_array().ok_or("no messages")?;
+    let last = messages
+        .iter()
+        .rposition(|message| message["role"] == "user")
+        .ok_or("no user message")?;
+    let token = messages[last]["content"]
+        .as_str()
+        .and_then(Script::token_in)
+        .ok_or("a user message that nobody sent")?;
+    let after = &messages[last + 1..];
+    let step = after.iter().filter(|m| m["role"] == "assistant").count();
+    Ok(Asked { token, step })
+}

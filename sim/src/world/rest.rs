@@ -1,0 +1,90 @@
+//! Whether everything has come to rest.
+
+use dispatch_core::ids::TurnId;
+use dispatch_core::store::TurnState;
+
+use super::{Event, World};
+use crate::clock::Us;
+use crate::fact::{Fact, Leftovers};
+use crate::scenario::{HOUR, SECOND};
+
+const LOOK_EVERY: Us = 20 * SECOND;
+/// After everything is at rest it must stay so for this long: more than a
+/// lease, a renewal and a sweep.
+const QUIET: Us = 100 * SECOND;
+/// The longest Retry-After that is obeyed, the longest wait of the schedule,
+/// the longest command, and time for the line to drain.
+const CALM_LASTS: Us = 3 * HOUR;
+
+impl World<'_> {
+    pub(super) fn look(&mut self) {
+        let streaming: Vec<(TurnId, bool)> = self
+            .mirror
+            .open
+            .values()
+            .filter(|row| row.state == TurnState::Streaming)
+            .map(|row| (row.turn, self.streams.serves(row.turn)))
+            .collect();
+        self.tell(&Fact::Slots {
+            streaming: &streaming,
+        });
+        if self.calm {
+            self.look_for_rest();
+        }
+        self.queue_in(LOOK_EVERY, Event::Look);
+    }
+
+    fn look_for_rest(&mut self) {
+        let leftovers = self.leftovers();
+        let rests = leftovers.is_clean() && self.clients.are_done(&self.scenario);
+        if !rests {
+            self.resting_since = None;
+            if self.at > self.scenario.calm_at + CALM_LASTS {
+                self.finish(leftovers);
+            }
+            return;
+        }
+        let since = *self.resting_since.get_or_insert(self.at);
+        if self.at - since >= QUIET {
+            self.weigh();
+            self.finish(leftovers);
+        }
+    }
+
+    /// Ends a run that does not end by itself.
+    pub(super) fn give_up_waiting(&mut self) {
+        let mut leftovers = self.leftovers();
+        leftovers.unanswered += 1;
+        self.finish(leftovers);
+    }
+
+    fn finish(&mut self, mut leftovers: Leftovers) {
+        if !self.clients.are_done(&self.scenario) {
+            leftovers.unanswered += 1;
+        }
+        let cursors = self.cursors();
+        self.tell(&Fact::Finished {
+            leftovers: &leftovers,
+            cursors: &cursors,
+        });
+        self.over = true;
+    }
+
+    fn leftovers(&self) -> Leftovers {
+        let model = &self.model;
+        let open = model
+            .turns
+            .values()
+            .filter(|row| row.state != TurnState::Ended);
+        let owned = model.conversations.values().filter(|c| c.turn.is_some());
+        Leftovers {
+            open_turns: open.map(|row| row.turn).collect(),
+            markers: model.markers.len(),
+            owned: owned.map(|conversation| conversation.id.clone()).collect(),
+            requests: self.streams.in_flight(),
+            tools: self.runs.running(),
+            unanswered: self.clients.unanswered(),
+            segments: model.segments.len(),
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The store: the Model behind a network that delays, loses and repeats.
+
+use dispatch_core::ids::{EffectId, ProviderId, TurnId};
+use dispatch_core::io::Input;
+use dispatch_core::store::{Outcome, Reply, StoreFault, TurnState, Verb};
+
+use super::{Event, World, judge};
+use crate::clock::Us;
+use crate::fact::{Fact, Waiting};
+use crate::scenario::SECOND;
+
+/// A verb on its way.
+pub(crate) struct AtStore {
+    replica: usize,
+    life: u32,
+    id: EffectId,
+    verb: Verb,
+    fate: Fate,
+}
+
+/// What becomes of a verb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Fine,
+    /// It lands; the reply says that nobody knows.
+    UnknownLanded,
+    /// It does not land; the reply says that nobody knows.
+    UnknownLost,
+    /// It does not land, and the reply says so.
+    Failed,
+    /// It lands; the reply comes after the core has given up.
+    LateReply,
+    /// It lands after the core has given up.
+    LateLanding,
+    /// It does not land, and no reply comes.
+    Lost,
+    /// Its reply comes twice.
+    Twice,
+}
+
+impl World<'_> {
+    pub(super) fn ask_store(&mut self, replica: usize, id: EffectId, verb: Verb) {
+        let place = &mut self.replicas[replica];
+        let life = place.life;
+        if let (Verb::AdmissionView { provider }, Some(process)) = (&verb, &mut place.process) {
+            process.views.insert(id, provider.clone());
+        }
+        if let Verb::ApplyGrants(plan) = &verb {
+            self.tell(&Fact::Planned { replica, plan });
+        }
+        let fate = self.fate(replica);
+        if !matches!(fate, Fate::Fine | Fate::Twice) {
+            self.tell(&Fact::Trouble { replica });
+            self.recorder
+                .line(self.at, || format!("store {}: {fate:?}", id.n));
+        }
+        let after = match fate {
+            Fate::LateLanding => self.dice.store.range(25 * SECOND, 45 * SECOND),
+            _ => self.store_delay(),
+        };
+        let verb = Box::new(AtStore {
+            replica,
+            life,
+            id,
+            verb,
+            fate,
+        });
+        self.queue_in(after, Event::Store(verb));
+    }
+
+    fn store_delay(&mut self) -> Us {
+        let slowest = self.scenario.faults.store_slowest;
+        self.dice.store.spread(200, slowest)
+    }
+
+    fn fate(&mut self, replica: usize) -> Fate {
+        let dice = &mut self.dice.store;
+        if self.replicas[replica].cut_off_until > self.at {
+            return *dice.pick(&[Fate::Failed, Fate::Lost, Fate::UnknownLost]);
+        }
+        if self.calm {
+            return Fate::Fine;
+        }
+        let faults = &self.scenario.faults;
+        if dice.chance(faults.store_unknown) {
+            return *dice.pick(&[Fate::UnknownLanded, Fate::UnknownLost]);
+        }
+        if dice.chance(faults.store_failed) {
+            return Fate::Failed;
+        }
+        if dice.chance(faults.store_stall) {
+            return *dice.pick(&[Fate::LateReply, Fate::LateLanding, Fate::Lost]);
+        }
+        if dice.chance(faults.store_twice) {
+            return Fate::Twice;
+        }
+        Fate::Fine
+    }
+
+    pub(super) fn at_store(&mut self, asked: AtStore) {
+        let AtStore {
+            replica,
+            life,
+            id,
+            verb,
+            fate,
+        } = asked;
+        let has_died =
+            self.replicas[replica].life != life || self.replicas[replica].process.is_none();
+        if has_died && self.dice.store.chance(5_000) {
+            return;
+        }
+        let outcome: Outcome = match fate {
+            Fate::Fine | Fate::Twice | Fate::LateReply | Fate::LateLanding => Ok(self.land(&verb)),
+            Fate::UnknownLanded => {
+                self.land(&verb);
+                Err(StoreFault::Unknown)
+            }
+            Fate::UnknownLost => Err(StoreFault::Unknown),
+            Fate::Failed => Err(StoreFault::Failed("the connection was refused".to_owned())),
+            Fate::Lost => return,
+        };
+        let after = match fate {
+            Fate::LateReply => self.dice.store.range(25 * SECOND, 45 * SECOND),
+            _ => self.store_delay(),
+        };
+        if fate == Fate::Twice {
+            let outcome = outcome.clone();
+            self.send(after / 2, replica, life, Input::Stored { id, outcome });
+        }
+        self.send(after, replica, life, Input::Stored { id, outcome });
+    }
+
+    fn land(&mut self, verb: &Verb) -> Reply {
+        let reply = self.model.apply(verb);
+        match (verb, &reply) {
+            (Verb::AdmissionView { provider }, Reply::View(view)) => {
+                let (line, streaming) = self.line(provider);
+                self.tell(&Fact::ViewRead {
+                    view,
+                    line: &line,
+                    streaming,
+                });
+            }
+            (Verb::Checkpoint { .. }, _)
+            | (_, Reply::Swept(None) | Reply::Fenced | Reply::Conflict | Reply::NotFound) => {}
+            (Verb::ApplyGrants(plan), Reply::Granted(turns)) => {
+                // Asked again after it had landed, it grants nothing anew.
+                if self.tell_moves() {
+                    self.tell_grants(&plan.provider, turns);
+                }
+            }
+            (verb, Reply::Accepted(receipt, _)) => {
+                debug_assert!(matches!(verb, Verb::Accept(_)));
+                self.tell_acceptance(receipt.turn);
+                self.tell_moves();
+                self.tell_log();
+            }
+            (verb, _) if verb.is_read() => {}
+            (_, _) => {
+                self.tell_moves();
+                self.tell_log();
+            }
+        }
+        reply
+    }
+
+    fn tell_grants(&mut self, provider: &ProviderId, turns: &[dispatch_core::store::Granted]) {
+        let Some(row) = self.model.providers.get(provider) else {
+            return;
+        };
+        let (limit, cooldown_ms) = (row.limit, row.cooldown_ms);
+        self.tell(&Fact::Granted {
+            provider,
+            limit,
+            cooldown_ms,
+            turns,
+        });
+    }
+
+    fn tell_acceptance(&mut self, turn: TurnId) {
+        if self.mirror.open.contains_key(&turn) {
+            return;
+        }
+        let Some(row) = self.model.turns.get(&turn) else {
+            return;
+        };
+        if row.state == TurnState::Ended {
+            return;
+        }
+        let row = row.clone();
+        self.tell(&Fact::Moved {
+            before: None,
+            after: &row,
+        });
+        self.mirror.open.insert(turn, row);
+    }
+
+    /// Tells of rows that have changed; whether one now streams that did not.
+    fn tell_moves(&mut self) -> bool {
+        let moment = self.moment();
+        let mut granted = false;
+        let mut ended = Vec::new();
+        for (turn, before) in &mut self.mirror.open {
+            let Some(after) = self.model.turns.get(turn) else {
+                continue;
+            };
+            if before == after {
+                continue;
+            }
+            granted |= after.state == TurnState::Streaming && before.state == TurnState::Parked;
+            let fact = Fact::Moved {
+                before: Some(before),
+                after,
+            };
+            judge(
+                &mut self.oracles,
+                &mut self.violation,
+                self.seed,
+                moment,
+                &fact,
+            );
+            if after.state == TurnState::Ended {
+                ended.push(*turn);
+            } else {
+                *before = after.clone();
+            }
+        }
+        for turn in ended {
+            self.mirror.open.remove(&turn);
+        }
+        granted
+    }
+
+    /// Who waits and is due, by the rows themselves, and how many stream.
+    fn line(&self, provider: &ProviderId) -> (Vec<Waiting>, u32) {
+        let mut streaming = 0;
+        let mut line = Vec::new();
+        for row in self.mirror.open.values() {
+            if row.provider != *provider {
+                continue;
+            }
+            streaming += u32::from(row.state == TurnState::Streaming);
+            if row.state != TurnState::Parked || row.due_at > self.model.now {
+                continue;
+            }
+            let workspace = self
+                .model
+                .conversations
+                .get(&row.conversation)
+                .and_then(|conversation| self.model.workspaces.get(&conversation.workspace));
+            line.push(Waiting {
+                turn: row.turn,
+                starred: workspace.is_some_and(|workspace| workspace.starred),
+                accepted_at: row.accepted_at,
+            });
+        }
+        (line, streaming)
+    }
+}

@@ -1,0 +1,236 @@
+//! Commands: they run in run directories that every replica can look into, and
+//! go on when the server that started them dies.
+
+use std::collections::BTreeMap;
+
+use dispatch_core::event::OutputStream;
+use dispatch_core::ids::{EffectId, TurnId};
+use dispatch_core::io::{Found, Input, ToolEnd, ToolStart};
+
+use super::{Event, World};
+use crate::clock::Us;
+use crate::fact::Fact;
+use crate::rng::{Purpose, Rng};
+use crate::scenario::SECOND;
+
+/// All commands of a run.
+#[derive(Default)]
+pub(crate) struct Runs {
+    runs: Vec<Run>,
+    directories: BTreeMap<(TurnId, String), Directory>,
+}
+
+#[derive(Clone, Copy)]
+enum Directory {
+    Run(usize),
+    /// Looked for before anything was started: nothing may be started in it.
+    Closed,
+}
+
+struct Run {
+    command: String,
+    turn: TurnId,
+    call_id: String,
+    replica: usize,
+    life: u32,
+    effect: EffectId,
+    state: State,
+    /// Between a kill and its death.
+    kill_us: Us,
+    is_dying: bool,
+    /// Nobody is told of its end.
+    end_is_lost: bool,
+    /// Effects that wait for its death: replica, life and whom to tell.
+    reapers: Vec<(usize, u32, EffectId)>,
+}
+
+enum State {
+    Runs,
+    Killed,
+    Ended(ToolEnd),
+}
+
+impl Runs {
+    /// Commands that run.
+    pub(super) fn running(&self) -> Vec<String> {
+        let running = self.runs.iter().filter(|r| matches!(r.state, State::Runs));
+        running.map(|run| run.command.clone()).collect()
+    }
+}
+
+fn output_of(command: &str) -> String {
+    format!("output of {command}")
+}
+
+impl World<'_> {
+    pub(super) fn start_tool(&mut self, replica: usize, effect: EffectId, start: ToolStart) {
+        let life = self.replicas[replica].life;
+        let input: serde_json::Value = serde_json::from_str(&start.input).unwrap_or_default();
+        let command = input["command"].as_str().unwrap_or(&start.input).to_owned();
+        let directory = (start.turn, start.call_id.clone());
+        if let Some(Directory::Closed) = self.runs.directories.get(&directory) {
+            let end = refused("its run directory was closed by a later ownership");
+            self.send(1_000, replica, life, Input::ToolDone { id: effect, end });
+            return;
+        }
+        self.tell(&Fact::ToolStarted {
+            command: &command,
+            turn: start.turn,
+            epoch: start.epoch,
+            call_id: &start.call_id,
+        });
+        let digest = xxhash_rust::xxh3::xxh3_64(command.as_bytes());
+        let mut rng = Rng::keyed(self.seed, Purpose::Tool, digest, 0);
+        let hangs = rng.chance(self.scenario.faults.tool_hang);
+        let deadline = start.deadline_ms * 1_000;
+        let lasts = match hangs {
+            // Its own supervisor fails to keep the deadline.
+            true => deadline + rng.range(60 * SECOND, 120 * SECOND),
+            false => rng.spread(2_000, 90 * SECOND).min(deadline),
+        };
+        let run = self.runs.runs.len();
+        self.runs.directories.insert(directory, Directory::Run(run));
+        self.runs.runs.push(Run {
+            command,
+            turn: start.turn,
+            call_id: start.call_id,
+            replica,
+            life,
+            effect,
+            state: State::Runs,
+            kill_us: rng.spread(5_000, 5 * SECOND),
+            is_dying: false,
+            end_is_lost: rng.chance(self.scenario.faults.tool_end_lost) && !self.calm,
+            reapers: Vec::new(),
+        });
+        if let Some(process) = &mut self.replicas[replica].process {
+            process.runs.insert(effect, run);
+        }
+        if rng.chance(4_000) {
+            self.queue_in(lasts / 2, Event::ToolPrints(run));
+        }
+        self.queue_in(lasts, Event::ToolEnds(run));
+    }
+
+    pub(super) fn tool_prints(&mut self, run: usize) {
+        let run = &self.runs.runs[run];
+        if let State::Runs = run.state {
+            let input = Input::ToolOutput {
+                id: run.effect,
+                stream: OutputStream::Combined,
+                offset: 0,
+                text: output_of(&run.command),
+            };
+            let (replica, life) = (run.replica, run.life);
+            self.deliver(replica, life, input);
+        }
+    }
+
+    pub(super) fn tool_ends(&mut self, at: usize) {
+        let run = &mut self.runs.runs[at];
+        let State::Runs = run.state else { return };
+        let end = ToolEnd {
+            ok: true,
+            output: output_of(&run.command),
+            duration_ms: 1,
+            spilled: None,
+        };
+        run.state = State::Ended(end.clone());
+        self.bury(at, Some(&end));
+    }
+
+    pub(super) fn tool_dies(&mut self, at: usize) {
+        let run = &mut self.runs.runs[at];
+        let State::Runs = run.state else { return };
+        run.state = State::Killed;
+        self.bury(at, None);
+    }
+
+    /// Tells everybody of a command's end.
+    fn bury(&mut self, at: usize, end: Option<&ToolEnd>) {
+        let run = &mut self.runs.runs[at];
+        let (replica, life, id) = (run.replica, run.life, run.effect);
+        let (turn, is_heard) = (run.turn, !run.end_is_lost);
+        let (command, call_id) = (run.command.clone(), run.call_id.clone());
+        let reapers = std::mem::take(&mut run.reapers);
+        self.recorder
+            .line(self.at, || format!("`{command}` is gone: {end:?}"));
+        self.tell(&Fact::ToolGone {
+            command: &command,
+            call_id: &call_id,
+            turn,
+            end,
+        });
+        for (replica, life, id) in reapers {
+            let found = self.found(at);
+            self.send(1_000, replica, life, Input::Reaped { id, found });
+        }
+        if is_heard {
+            let end = end.cloned().unwrap_or_else(|| refused("killed"));
+            let after = self.dice.network.spread(500, 50_000);
+            self.send(after, replica, life, Input::ToolDone { id, end });
+        }
+    }
+
+    fn found(&self, at: usize) -> Found {
+        let run = &self.runs.runs[at];
+        match &run.state {
+            State::Ended(end) => Found::Finished(end.clone()),
+            State::Killed | State::Runs => Found::Killed {
+                output: format!("half of {}", output_of(&run.command)),
+            },
+        }
+    }
+
+    pub(super) fn kill_tool(&mut self, replica: usize, effect: EffectId) {
+        let process = self.replicas[replica].process.as_ref();
+        if let Some(run) = process.and_then(|p| p.runs.get(&effect)).copied() {
+            self.kill_run(run);
+        }
+    }
+
+    fn kill_run(&mut self, at: usize) {
+        let run = &mut self.runs.runs[at];
+        if let (State::Runs, false) = (&run.state, run.is_dying) {
+            run.is_dying = true;
+            let after = run.kill_us;
+            self.queue_in(after, Event::ToolDies(at));
+        }
+    }
+
+    pub(super) fn reap_tool(
+        &mut self,
+        replica: usize,
+        id: EffectId,
+        turn: TurnId,
+        call_id: String,
+    ) {
+        let life = self.replicas[replica].life;
+        let directory = self
+            .runs
+            .directories
+            .entry((turn, call_id))
+            .or_insert(Directory::Closed);
+        let found = match *directory {
+            Directory::Closed => Found::Nothing,
+            Directory::Run(run) => {
+                if let State::Runs = self.runs.runs[run].state {
+                    self.runs.runs[run].reapers.push((replica, life, id));
+                    self.kill_run(run);
+                    return;
+                }
+                self.found(run)
+            }
+        };
+        self.send(1_000, replica, life, Input::Reaped { id, found });
+    }
+}
+
+fn refused(why: &str) -> ToolEnd {
+    ToolEnd {
+        ok: false,
+        output: why.to_owned(),
+        duration_ms: 0,
+        spilled: None,
+    }
+}
