@@ -25,7 +25,7 @@ repro seed:
     cargo run --release -p dispatch-sim -- run --seed {{seed}} --trace
 
 # The planted bugs, each of which an oracle must catch; then the same through the demo.
-planted *ids: && (planted-demo "D06") (planted-demo "D13")
+planted *ids: && (planted-demo "D06") (planted-demo "D12") (planted-demo "D13")
     cargo run -p dispatch-sim --config '{{planted_cfg}}' --target-dir {{target}}/planted -- planted {{ids}}
 
 # The demo on a server with a planted bug: a check must fail.
