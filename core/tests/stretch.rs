@@ -502,6 +502,29 @@ fn t6_a_busy_conversation_queues_the_next_turn() {
 }
 
 #[test]
+fn t5_an_abort_of_a_queued_turn_leaves_the_running_one_alone() {
+    let mut world = World::new();
+    world.submit("one");
+    let first = world.stream();
+    let queued = world.submit("two");
+    assert!(matches!(world.abort(queued.turn), Answer::Ended(_)));
+    world.pass(1_000);
+    world.says(first, "1");
+    world.stops(first);
+    assert_eq!(
+        world.log(),
+        [
+            "turn-start",
+            "turn-start",
+            "aborted",
+            "step-complete",
+            "done"
+        ]
+    );
+    assert!(world.is_at_rest());
+}
+
+#[test]
 fn l4_a_crash_in_mid_stream_costs_no_turn() {
     let mut world = World::new();
     world.submit("hello");

@@ -100,6 +100,9 @@ impl ServeError {
 
 /// How long clients have to take the ends of their streams.
 const STREAMS_END_MS: u64 = 5_000;
+/// How long handing over may take once the core has begun it: the end of a
+/// command that does not go when asked to, and the writes after it.
+const HAND_OVER: Duration = Duration::from_secs(15);
 /// How long tasks may take to notice that they are over.
 const TASKS_END: Duration = Duration::from_secs(2);
 /// Finished runs of tools are looked through this often (O5).
@@ -205,8 +208,12 @@ pub async fn serve<N: Net>(
             if failed.is_none() {
                 tracing::info!("shutting down: running steps may finish");
                 handle.shut_down();
-                let patience = Duration::from_secs(settings.server.drain_s);
-                if tokio::time::timeout(patience, handle.drained()).await.is_err() {
+                let patience =
+                    Duration::from_secs(settings.server.drain_s).saturating_add(HAND_OVER);
+                if tokio::time::timeout(patience, handle.drained())
+                    .await
+                    .is_err()
+                {
                     tracing::warn!(
                         "turns are still running; they go on when the server is started again"
                     );
@@ -377,7 +384,10 @@ fn eight_random_bytes() -> [u8; 8] {
 
 fn make_dir(path: &Path) -> Result<(), ServeError> {
     // What people said lies in it: nobody else's business.
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path);
     made.map_err(|cause| ServeError::Data {
         path: path.to_owned(),
         cause,
@@ -398,4 +408,3 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ServeError> {
         cause,
     })
 }
-

@@ -104,12 +104,15 @@ impl<'t, T: Tx> Open<'t, T> {
         Ok(())
     }
 
-    /// Ends an ownership, if there is one: the old epoch's writes bounce from here on.
+    /// Ends an ownership, if there is one: the old epoch's writes bounce from
+    /// here on. Another turn's ownership of the conversation is not this one's
+    /// to end: who aborts a turn in the queue must not fence off the one that runs.
     pub(super) fn release(&mut self) {
-        if self.conversation.turn == Some(self.turn.turn) {
+        let turn = self.turn.turn;
+        if self.conversation.turn.is_none_or(|owned| owned == turn) {
             self.conversation.turn = None;
+            self.conversation.epoch.0 += 1;
         }
-        self.conversation.epoch.0 += 1;
         self.turn.epoch = self.conversation.epoch;
         self.turn.owner = None;
         self.turn.lease_until = Timestamp(0);

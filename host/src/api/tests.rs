@@ -143,7 +143,10 @@ impl Body {
     async fn piece(&mut self) -> Result<Option<String>, ()> {
         if !self.is_chunked {
             let mut rest = String::new();
-            self.reader.read_to_string(&mut rest).await.map_err(|_| ())?;
+            self.reader
+                .read_to_string(&mut rest)
+                .await
+                .map_err(|_| ())?;
             return Ok((!rest.is_empty()).then_some(rest));
         }
         let mut line = String::new();
@@ -183,7 +186,7 @@ fn seqs(events: &[Value]) -> Vec<u64> {
     events.iter().filter_map(|e| e["seq"].as_u64()).collect()
 }
 
-const HANG: &str = r#"script: [[{"text":"so far"},{"hang":"mid"}]]"#;
+const HANG: &str = r#"script: [[{"text":"so far"},{"hang":true}]]"#;
 
 /// Waits until a turn is in a state, by asking.
 async fn in_state(server: &Server, turn: &str, state: &str) {
@@ -246,7 +249,10 @@ async fn a_key_gives_the_same_turn_again_and_never_another_body() {
     assert_eq!(first[0], again[0]);
     assert_eq!(first.last(), again.last());
     let other = server.raw(head, br#"{"message":"bye"}"#).await;
-    assert_eq!((other.status, other.code().as_str()), (422, "idempotency-mismatch"));
+    assert_eq!(
+        (other.status, other.code().as_str()),
+        (422, "idempotency-mismatch")
+    );
     server.stop().await;
 }
 
@@ -266,7 +272,11 @@ async fn a_detached_turn_is_followed_by_cursor_and_204_lies_beyond_its_end() {
     assert_eq!(ids, ["1", "2", "3"]);
     let head = format!("GET {path}&after=0 HTTP/1.1\r\nlast-event-id: 2");
     let reply = server.raw(&head, b"").await;
-    assert!(reply.body.starts_with("id: 3\nevent: done"), "{}", reply.body);
+    assert!(
+        reply.body.starts_with("id: 3\nevent: done"),
+        "{}",
+        reply.body
+    );
     assert_eq!(server.get(&format!("{path}&after=3")).await.status, 204);
 
     let page = server.get("/conversations/c?sinceSeq=1").await.json();
@@ -277,7 +287,7 @@ async fn a_detached_turn_is_followed_by_cursor_and_204_lies_beyond_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn turns_that_run_and_turns_that_wait_are_aborted_and_explained() {
+async fn a_turn_behind_another_one_is_explained_and_aborted_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path(), "", &[]).await;
     let first = detached(&server, "c", HANG).await;
@@ -290,27 +300,53 @@ async fn turns_that_run_and_turns_that_wait_are_aborted_and_explained() {
     let why = server.get(&format!("/turns/{second}/why")).await.json();
     assert_eq!(why["behind"], *first);
     assert!(why["why"].as_str().unwrap().contains(&first));
-
-    let reply = server
-        .post("/conversations/c/abort", json!({"turnId": second, "reason": "no need"}))
-        .await;
+    let body = json!({"turnId": second, "reason": "no need"});
+    let reply = server.post("/conversations/c/abort", body).await;
     assert_eq!(reply.status, 200);
     assert_eq!(reply.json()["type"], "aborted");
     assert_eq!(reply.json()["reason"], "no need");
-    let running = server.get(&format!("/turns/{first}")).await.json();
-    assert_eq!(running["state"], "streaming");
+    server.stop().await;
+}
 
-    let follower = format!("GET /conversations/c/events?turnId={first} HTTP/1.1");
-    let (_, _, mut stream) = server.open(&follower, b"").await;
-    let replay = stream.until("event: synced").await;
-    assert!(replay.contains(r#""type":"snapshot","step":0,"text":"so far""#), "{replay}");
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_of_a_waiting_turn_leaves_the_running_one_to_its_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path(), "", &[]).await;
+    let first = detached(&server, "c", HANG).await;
+    in_state(&server, &first, "streaming").await;
+    let second = detached(&server, "c", "later").await;
+    let body = json!({"turnId": second});
+    server.post("/conversations/c/abort", body).await;
+    let reply = server.post("/conversations/c/abort", json!({})).await;
+    assert_eq!(
+        (reply.status, &reply.json()["turnId"]),
+        (200, &json!(first))
+    );
+    server.stop().await;
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_turn_is_shown_to_who_comes_late_and_aborted_within_two_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path(), "", &[]).await;
+    let turn = detached(&server, "c", HANG).await;
+    let follower = format!("GET /conversations/c/events?turnId={turn} HTTP/1.1");
+    let (_, _, mut first) = server.open(&follower, b"").await;
+    first.until("so far").await;
+    let (_, _, mut late) = server.open(&follower, b"").await;
+    let replay = late.until("event: synced").await;
+    assert!(
+        replay.contains(r#""type":"snapshot","step":0,"text":"so far""#),
+        "{replay}"
+    );
     let reply = server.post("/conversations/c/abort", json!({})).await;
     assert_eq!(reply.status, 200, "{}", reply.body);
-    assert_eq!(reply.json()["turnId"], *first);
-    let rest = stream.to_end().await.unwrap();
-    assert!(rest.contains("event: step-complete") && rest.contains("event: aborted"));
-    let ended = server.get(&format!("/turns/{first}/why")).await.json();
+    assert_eq!(reply.json()["turnId"], *turn);
+    for mut stream in [first, late] {
+        let rest = stream.to_end().await.unwrap();
+        assert!(rest.contains("event: step-complete") && rest.contains("event: aborted"));
+    }
+    let ended = server.get(&format!("/turns/{turn}/why")).await.json();
     assert_eq!(ended["terminal"]["type"], "aborted");
     assert_eq!(ended["why"], "It was aborted by client.");
     let reply = server.post("/conversations/c/abort", json!({})).await;
@@ -332,7 +368,10 @@ async fn a_waiting_client_is_told_its_position() {
     let body = json!({"message": "me too", "conversationId": "b"}).to_string();
     let (_, _, mut stream) = server.open(head, body.as_bytes()).await;
     let seen = stream.until(r#""type":"status""#).await;
-    assert!(seen.contains(r#""state":"queued","position":1,"provider":"demo""#), "{seen}");
+    assert!(
+        seen.contains(r#""state":"queued","position":1,"provider":"demo""#),
+        "{seen}"
+    );
     server.post("/conversations/a/abort", json!({})).await;
     let rest = stream.to_end().await.unwrap();
     assert!(rest.contains(r#""type":"done""#), "{rest}");
@@ -353,10 +392,30 @@ async fn whatever_is_wrong_with_a_request_has_a_code_of_its_own() {
         (chat.clone(), b"{".to_vec(), 400, "malformed-json"),
         (chat.clone(), b"[1]".to_vec(), 400, "malformed-json"),
         (chat.clone(), b"".to_vec(), 400, "empty-body"),
-        (chat.clone(), b"{\"message\":\"\xff\"}".to_vec(), 400, "invalid-utf8"),
-        (chat.clone(), br#"{"message":"\ud800"}"#.to_vec(), 400, "malformed-json"),
-        (chat.clone(), br#"{"message":7}"#.to_vec(), 400, "invalid-field"),
-        (chat.clone(), br#"{"message":""}"#.to_vec(), 422, "empty-message"),
+        (
+            chat.clone(),
+            b"{\"message\":\"\xff\"}".to_vec(),
+            400,
+            "invalid-utf8",
+        ),
+        (
+            chat.clone(),
+            br#"{"message":"\ud800"}"#.to_vec(),
+            400,
+            "malformed-json",
+        ),
+        (
+            chat.clone(),
+            br#"{"message":7}"#.to_vec(),
+            400,
+            "invalid-field",
+        ),
+        (
+            chat.clone(),
+            br#"{"message":""}"#.to_vec(),
+            422,
+            "empty-message",
+        ),
         (
             chat.clone(),
             br#"{"message":"x","model":"nobody/m"}"#.to_vec(),
@@ -377,7 +436,12 @@ async fn whatever_is_wrong_with_a_request_has_a_code_of_its_own() {
             415,
             "unsupported-media-type",
         ),
-        ("POST /chat HTTP/1.1".into(), b"{}".to_vec(), 415, "unsupported-media-type"),
+        (
+            "POST /chat HTTP/1.1".into(),
+            b"{}".to_vec(),
+            415,
+            "unsupported-media-type",
+        ),
         (
             format!("{chat}\r\norigin: https://evil.example"),
             br#"{"message":"x"}"#.to_vec(),
@@ -396,21 +460,66 @@ async fn whatever_is_wrong_with_a_request_has_a_code_of_its_own() {
             403,
             "foreign-host",
         ),
-        ("GET /nothing HTTP/1.1".into(), b"".to_vec(), 404, "no-such-path"),
-        ("GET /chat HTTP/1.1".into(), b"".to_vec(), 405, "method-not-allowed"),
-        ("GET /conversations/none HTTP/1.1".into(), b"".to_vec(), 404, "conversation-not-found"),
+        (
+            "GET /nothing HTTP/1.1".into(),
+            b"".to_vec(),
+            404,
+            "no-such-path",
+        ),
+        (
+            "GET /chat HTTP/1.1".into(),
+            b"".to_vec(),
+            405,
+            "method-not-allowed",
+        ),
+        (
+            "GET /conversations/none HTTP/1.1".into(),
+            b"".to_vec(),
+            404,
+            "conversation-not-found",
+        ),
         (
             "GET /conversations/none/events HTTP/1.1".into(),
             b"".to_vec(),
             404,
             "conversation-not-found",
         ),
-        ("GET /conversations/a%20b HTTP/1.1".into(), b"".to_vec(), 400, "invalid-parameter"),
-        ("GET /conversations/%ff HTTP/1.1".into(), b"".to_vec(), 400, "invalid-parameter"),
-        (format!("GET {no_turn} HTTP/1.1"), b"".to_vec(), 404, "turn-not-found"),
-        ("GET /turns/x HTTP/1.1".into(), b"".to_vec(), 400, "invalid-parameter"),
-        ("GET /workspaces/none HTTP/1.1".into(), b"".to_vec(), 404, "workspace-not-found"),
-        ("GET /workspaces/No HTTP/1.1".into(), b"".to_vec(), 400, "invalid-parameter"),
+        (
+            "GET /conversations/a%20b HTTP/1.1".into(),
+            b"".to_vec(),
+            400,
+            "invalid-parameter",
+        ),
+        (
+            "GET /conversations/%ff HTTP/1.1".into(),
+            b"".to_vec(),
+            400,
+            "invalid-parameter",
+        ),
+        (
+            format!("GET {no_turn} HTTP/1.1"),
+            b"".to_vec(),
+            404,
+            "turn-not-found",
+        ),
+        (
+            "GET /turns/x HTTP/1.1".into(),
+            b"".to_vec(),
+            400,
+            "invalid-parameter",
+        ),
+        (
+            "GET /workspaces/none HTTP/1.1".into(),
+            b"".to_vec(),
+            404,
+            "workspace-not-found",
+        ),
+        (
+            "GET /workspaces/No HTTP/1.1".into(),
+            b"".to_vec(),
+            400,
+            "invalid-parameter",
+        ),
         (
             format!("PUT /providers/none/limit HTTP/1.1\r\n{json_type}"),
             br#"{"limit":1}"#.to_vec(),
@@ -432,17 +541,31 @@ async fn whatever_is_wrong_with_a_request_has_a_code_of_its_own() {
     ];
     for (head, body, status, code) in cases {
         let reply = server.raw(&head, &body).await;
-        assert_eq!((reply.status, reply.code().as_str()), (status, code), "{head}");
+        assert_eq!(
+            (reply.status, reply.code().as_str()),
+            (status, code),
+            "{head}"
+        );
     }
-    server.post("/chat", json!({"message": "x", "conversationId": "c"})).await;
+    server
+        .post("/chat", json!({"message": "x", "conversationId": "c"}))
+        .await;
     for (path, status, code) in [
         ("/conversations/c/events?after=99", 400, "cursor-ahead"),
         ("/conversations/c/events?after=x", 400, "invalid-parameter"),
         ("/conversations/c?sinceSeq=-1", 400, "invalid-parameter"),
-        ("/conversations/c/events?turnId=00000000000000000000000000", 404, "turn-not-found"),
+        (
+            "/conversations/c/events?turnId=00000000000000000000000000",
+            404,
+            "turn-not-found",
+        ),
     ] {
         let reply = server.get(path).await;
-        assert_eq!((reply.status, reply.code().as_str()), (status, code), "{path}");
+        assert_eq!(
+            (reply.status, reply.code().as_str()),
+            (status, code),
+            "{path}"
+        );
     }
     server.stop().await;
 }
@@ -472,9 +595,14 @@ async fn workspaces_are_created_changed_starred_and_read() {
     }
     let starred = server.raw("PUT /workspaces/lab/star HTTP/1.1", b"").await;
     assert_eq!(starred.json()["starred"], true);
-    let unstarred = server.raw("DELETE /workspaces/lab/star HTTP/1.1", b"").await;
+    let unstarred = server
+        .raw("DELETE /workspaces/lab/star HTTP/1.1", b"")
+        .await;
     assert_eq!(unstarred.json()["starred"], false);
-    assert_eq!(server.get("/workspaces/lab").await.json()["defaultCwd"], "/tmp");
+    assert_eq!(
+        server.get("/workspaces/lab").await.json()["defaultCwd"],
+        "/tmp"
+    );
     assert_eq!(server.get("/workspaces/default").await.status, 200);
     let reply = server.raw("PUT /workspaces/none/star HTTP/1.1", b"").await;
     assert_eq!(reply.code(), "workspace-not-found");
@@ -487,7 +615,9 @@ async fn a_shutdown_ends_streams_cleanly_and_the_turn_goes_on_after_the_restart(
     let server = start(dir.path(), "", &[]).await;
     let written = std::fs::read_to_string(dir.path().join("address")).unwrap();
     assert_eq!(written.trim(), server.address.to_string());
-    server.post("/chat", json!({"message": "one", "conversationId": "c"})).await;
+    server
+        .post("/chat", json!({"message": "one", "conversationId": "c"}))
+        .await;
     let (_, _, mut stream) = server
         .open("GET /conversations/c/events HTTP/1.1", b"")
         .await;

@@ -240,7 +240,12 @@ fn show(screen: &RefCell<Screen>, news: News<'_>) {
     let (event, text) = match news {
         News::Event(event, text) => (event, text),
         News::Lost => return screen.say(Tone::Notice, "the connection is lost; trying again"),
-        News::Back => return screen.say(Tone::Notice, "connected again, from the same place on"),
+        News::Back(cursor) => {
+            return screen.say(
+                Tone::Notice,
+                format!("connected again; asked for what comes after event {cursor}"),
+            );
+        }
     };
     if let Some(text) = text {
         screen.text(&text);

@@ -96,13 +96,35 @@ impl Row {
             State::Ended(kind) if kind == "done" => (Tone::Good, kind.clone()),
             State::Ended(kind) => (Tone::Bad, kind.clone()),
         };
-        let tail: String = {
-            let skip = self.text.chars().count().saturating_sub(40);
-            self.text.chars().skip(skip).collect()
-        };
+        let tail = tail(&self.text, TAIL_CHARS);
         let state = screen.paint(tone, format!("{state:<17}"));
         format!("{name}  {state}  {}", screen.paint(Tone::Quiet, tail))
             .trim_end()
             .to_owned()
+    }
+}
+
+const TAIL_CHARS: usize = 34;
+
+/// The end of a text, from the beginning of a word on.
+fn tail(text: &str, chars: usize) -> String {
+    let skip = text.chars().count().saturating_sub(chars);
+    if skip == 0 {
+        return text.to_owned();
+    }
+    let end: String = text.chars().skip(skip).collect();
+    let words = end.split_once(' ').map_or(end.as_str(), |(_, words)| words);
+    format!("... {words}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_shown_from_a_word_on() {
+        assert_eq!(tail("one two three", 20), "one two three");
+        assert_eq!(tail("one two three", 8), "... three");
+        assert_eq!(tail("0123456789", 4), "... 6789");
     }
 }

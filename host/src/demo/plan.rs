@@ -125,7 +125,7 @@ impl Plan {
         ]}]}));
 
         let text = format!(
-            "A long answer about the {}: it {}, it {}, and whoever stops it half-way finds that it goes on from the same place.",
+            "A long answer about the {}: it {}, it {}, and whoever is interrupted in the middle of it hears all of it in the end.",
             nouns[9], claims[3], claims[4]
         );
         let message = format!("Speak at length about the {}.", nouns[9]);

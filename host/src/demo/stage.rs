@@ -33,8 +33,8 @@ pub(super) enum News<'a> {
     Event(&'a Value, Option<String>),
     /// The connection broke.
     Lost,
-    /// It stands again.
-    Back,
+    /// It stands again, and goes on after this logged event.
+    Back(u64),
 }
 
 /// Both processes and their directory.
@@ -246,7 +246,7 @@ pub(super) async fn follow(client: &Client, played: &mut Played, mut tell: impl 
             };
             if std::mem::take(&mut is_lost) {
                 view.reconnects += 1;
-                tell(News::Back);
+                tell(News::Back(view.cursor));
             }
             // An end without a terminal event is a cut like any other.
             while let Ok(Some(event)) = events.next().await {

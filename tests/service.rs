@@ -1,0 +1,112 @@
+//! The server as its operator meets it: stopping, starting, exit codes (L8,
+//! L10, O1, O2).
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use serde_json::json;
+
+use support::client::{count, said, started};
+use support::process::{Process, dispatch, output};
+use support::stream::{End, EventExt, Stream};
+use support::world::{World, lingering};
+use support::{is_alive, lines, until, until_true};
+
+#[test]
+fn l8_a_terminated_server_ends_its_streams_and_its_turns_go_on_after_a_restart() {
+    let mut world = World::new();
+    let script = json!([[{"text": "half"}, {"hold": "rest"}, " whole"]]);
+    let streaming = world.chat("streaming", &script);
+    streaming.wait_for("text-delta");
+    let at = started(&streaming);
+    let waits = world.submit(
+        "waits",
+        &json!([{"attempts": [{"status": 503}, "at last"]}]),
+    );
+    until_true("it waits to try again", || {
+        count(&world.server.log("waits"), "provider-retry") == 1
+    });
+    let follower = Stream::read(world.server.events("streaming", "after=0", None));
+    follower.wait_for("synced");
+    let status = world.server.terminate();
+    assert_eq!(status.code(), Some(0), "{}", world.server.stderr());
+    assert_eq!(follower.finish().1, End::Clean);
+    let (seen, end) = streaming.finish();
+    assert_eq!(end, End::Clean);
+    assert!(!seen.iter().any(EventExt::is_terminal), "{seen:#?}");
+    world.provider.release("rest");
+    world.server.restart();
+    let log = world.server.outcome(&at);
+    assert_eq!(
+        (log.last().unwrap().kind(), said(&log)),
+        ("done", "half whole".to_owned())
+    );
+    assert_eq!(said(&world.server.outcome(&waits)), "at last");
+}
+
+#[test]
+fn l10_a_terminated_server_leaves_no_command_behind() {
+    let mut world = World::new();
+    let pids = world.file("pids");
+    let at = world.submit("command", &json!([lingering(&pids), "told"]));
+    let running = until("the command and its child run", || {
+        Some(lines(&pids)).filter(|l| l.len() == 2)
+    });
+    assert_eq!(world.server.terminate().code(), Some(0));
+    for pid in &running {
+        assert!(!is_alive(pid.parse().unwrap()), "{pid} outlives the server");
+    }
+    world.server.restart();
+    let log = world.server.outcome(&at);
+    assert_eq!(log.last().unwrap().kind(), "done", "{log:#?}");
+    assert_eq!(lines(&pids), running, "nothing ran twice");
+}
+
+#[test]
+fn o1_a_data_directory_serves_one_server_at_a_time() {
+    let world = World::new();
+    let dir = world.server.dir.to_str().unwrap();
+    let stderr = world.file("second.stderr");
+    let mut second = dispatch(&["serve", "--listen", "127.0.0.1:0", "--data-dir", dir]);
+    let Err(status) = Process::try_start(&mut second, &stderr) else {
+        panic!("a second server serves the same data directory");
+    };
+    assert!(!status.success());
+    let said_why = std::fs::read_to_string(&stderr).unwrap();
+    assert!(said_why.contains(dir), "it names the directory: {said_why}");
+    assert_eq!(
+        said(&world.server.says("first", "still there?")),
+        "You said: still there?"
+    );
+}
+
+#[test]
+fn o2_run_prints_the_answer_and_its_exit_code_tells_how_it_went() {
+    let world = World::new();
+    let dir = world.server.dir.to_str().unwrap().to_owned();
+    let server = format!("http://{}", world.server.addr);
+    let run = |message: &str| output(dispatch(&["run", message, "--server", &server]));
+    let fine = run("good morning");
+    assert_eq!(fine.status.code(), Some(0), "{fine:?}");
+    assert_eq!(
+        String::from_utf8_lossy(&fine.stdout).trim_end(),
+        "You said: good morning"
+    );
+    let failed = run("script: [{\"status\": 400}]");
+    assert_eq!(failed.status.code(), Some(5), "{failed:?}");
+    let nowhere = output(dispatch(&[
+        "run",
+        "hello",
+        "--server",
+        "http://127.0.0.1:1",
+    ]));
+    assert_eq!(nowhere.status.code(), Some(4), "{nowhere:?}");
+    let usage = output(dispatch(&["run"]));
+    assert_eq!(usage.status.code(), Some(2), "{usage:?}");
+    let address = std::fs::read_to_string(format!("{dir}/address")).unwrap();
+    assert!(
+        address.contains(&world.server.addr.to_string()),
+        "{address}"
+    );
+}

@@ -1,0 +1,241 @@
+//! Event streams, read on a thread of their own: NDJSON and SSE.
+
+use std::io::{self, BufRead, BufReader};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::PATIENCE;
+use super::http::{Answer, Body, Hangup};
+
+pub(crate) type Event = Value;
+
+/// What of an event the tests ask for most.
+pub(crate) trait EventExt {
+    fn kind(&self) -> &str;
+    fn seq(&self) -> Option<u64>;
+    fn turn(&self) -> &str;
+    fn is_terminal(&self) -> bool;
+    fn text(&self, field: &str) -> &str;
+    fn number(&self, field: &str) -> u64;
+}
+
+impl EventExt for Event {
+    fn kind(&self) -> &str {
+        self.text("type")
+    }
+    fn seq(&self) -> Option<u64> {
+        // `synced` tells a position, it has none.
+        (self.kind() != "synced").then(|| self["seq"].as_u64())?
+    }
+    fn turn(&self) -> &str {
+        self.text("turnId")
+    }
+    fn is_terminal(&self) -> bool {
+        matches!(self.kind(), "done" | "error" | "aborted")
+    }
+    #[track_caller]
+    fn text(&self, field: &str) -> &str {
+        self[field]
+            .as_str()
+            .unwrap_or_else(|| panic!("no text {field} in {self}"))
+    }
+    #[track_caller]
+    fn number(&self, field: &str) -> u64 {
+        self[field]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no number {field} in {self}"))
+    }
+}
+
+/// How a stream came to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The server ended the body.
+    Clean,
+    /// The connection broke off.
+    Cut(String),
+    /// What came was no event stream.
+    Garbled(String),
+}
+
+#[derive(Default)]
+struct Seen {
+    events: Vec<Event>,
+    end: Option<End>,
+}
+
+/// A stream of events under way.
+pub(crate) struct Stream {
+    seen: Arc<(Mutex<Seen>, Condvar)>,
+    hangup: Hangup,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Stream {
+    /// Reads `answer` in the format that its content type names.
+    pub(crate) fn read(answer: Answer) -> Stream {
+        let is_sse = answer
+            .header("content-type")
+            .is_some_and(|v| v.starts_with("text/event-stream"));
+        let hangup = answer.body.hangup().unwrap();
+        let seen: Arc<(Mutex<Seen>, Condvar)> = Arc::default();
+        let shared = seen.clone();
+        let reader = std::thread::spawn(move || {
+            let end = take_all(answer.body, is_sse, &shared);
+            shared.0.lock().unwrap().end = Some(end);
+            shared.1.notify_all();
+        });
+        Stream {
+            seen,
+            hangup,
+            reader: Some(reader),
+        }
+    }
+
+    /// What has come so far.
+    pub(crate) fn so_far(&self) -> Vec<Event> {
+        self.seen.0.lock().unwrap().events.clone()
+    }
+
+    /// Waits until what has come satisfies `probe`.
+    #[track_caller]
+    pub(crate) fn wait(&self, what: &str, probe: impl Fn(&[Event]) -> bool) -> Vec<Event> {
+        let since = Instant::now();
+        let mut seen = self.seen.0.lock().unwrap();
+        loop {
+            if probe(&seen.events) {
+                return seen.events.clone();
+            }
+            let left = PATIENCE.saturating_sub(since.elapsed());
+            assert!(
+                seen.end.is_none() && !left.is_zero(),
+                "waited in vain: {what}; the stream ({:?}) had {:#?}",
+                seen.end,
+                seen.events
+            );
+            seen = self.seen.1.wait_timeout(seen, left).unwrap().0;
+        }
+    }
+
+    /// Waits for an event of this type, and hands out the last one of it.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, kind: &str) -> Event {
+        let events = self.wait(kind, |events| events.iter().any(|e| e.kind() == kind));
+        events.into_iter().rfind(|e| e.kind() == kind).unwrap()
+    }
+
+    /// Waits for the end of the stream.
+    #[track_caller]
+    pub(crate) fn finish(mut self) -> (Vec<Event>, End) {
+        let since = Instant::now();
+        let mut seen = self.seen.0.lock().unwrap();
+        while seen.end.is_none() {
+            let left = PATIENCE.saturating_sub(since.elapsed());
+            assert!(
+                !left.is_zero(),
+                "the stream does not end: {:#?}",
+                seen.events
+            );
+            seen = self.seen.1.wait_timeout(seen, left).unwrap().0;
+        }
+        let whole = (seen.events.clone(), seen.end.clone().unwrap());
+        drop(seen);
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        whole
+    }
+
+    /// The events of a stream that must have ended as it should.
+    #[track_caller]
+    pub(crate) fn all(self) -> Vec<Event> {
+        let (events, end) = self.finish();
+        assert_eq!(end, End::Clean, "{events:#?}");
+        events
+    }
+
+    /// Hangs up and hands out what had come.
+    pub(crate) fn cut(self) -> Vec<Event> {
+        self.hangup.now();
+        self.finish().0
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.hangup.now();
+    }
+}
+
+fn take_all(body: Body, is_sse: bool, seen: &(Mutex<Seen>, Condvar)) -> End {
+    let mut from = BufReader::new(body);
+    let mut frame = Frame::default();
+    loop {
+        let mut line = String::new();
+        match from.read_line(&mut line) {
+            Ok(0) => return End::Clean,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return End::Garbled(error.to_string());
+            }
+            Err(error) => return End::Cut(error.to_string()),
+        }
+        let line = line.trim_end_matches(['\r', '\n']);
+        let event = if is_sse {
+            frame.take(line)
+        } else {
+            (!line.is_empty())
+                .then(|| serde_json::from_str(line).map_err(|error| format!("{error}: {line}")))
+        };
+        match event {
+            None => {}
+            Some(Ok(event)) => {
+                seen.0.lock().unwrap().events.push(event);
+                seen.1.notify_all();
+            }
+            Some(Err(why)) => return End::Garbled(why),
+        }
+    }
+}
+
+/// One SSE frame in the making.
+#[derive(Default)]
+struct Frame {
+    id: Option<String>,
+    name: Option<String>,
+    data: Option<String>,
+}
+
+impl Frame {
+    /// An event, once the line that ends it has come. `id:` must be the
+    /// sequence number of logged events, and only theirs; `event:` the type.
+    fn take(&mut self, line: &str) -> Option<Result<Event, String>> {
+        let value = |line: &str| line.strip_prefix(' ').unwrap_or(line).to_owned();
+        if let Some(rest) = line.strip_prefix("id:") {
+            self.id = Some(value(rest));
+        } else if let Some(rest) = line.strip_prefix("event:") {
+            self.name = Some(value(rest));
+        } else if let Some(rest) = line.strip_prefix("data:") {
+            self.data = Some(value(rest));
+        } else if line.is_empty() {
+            let frame = std::mem::take(self);
+            let data = frame.data?;
+            return Some(check(frame.id, frame.name, &data));
+        }
+        None
+    }
+}
+
+fn check(id: Option<String>, name: Option<String>, data: &str) -> Result<Event, String> {
+    let event: Event = serde_json::from_str(data).map_err(|error| format!("{error}: {data}"))?;
+    if name.as_deref() != event["type"].as_str() {
+        return Err(format!("event: {name:?} on {data}"));
+    }
+    if id != event.seq().map(|seq| seq.to_string()) {
+        return Err(format!("id: {id:?} on {data}"));
+    }
+    Ok(event)
+}
