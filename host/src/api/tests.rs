@@ -186,7 +186,7 @@ fn seqs(events: &[Value]) -> Vec<u64> {
     events.iter().filter_map(|e| e["seq"].as_u64()).collect()
 }
 
-const HANG: &str = r#"script: [[{"text":"so far"},{"hang":"mid"}]]"#;
+const HANG: &str = r#"script: [[{"text":"so far"},{"hang":true}]]"#;
 
 /// Waits until a turn is in a state, by asking.
 async fn in_state(server: &Server, turn: &str, state: &str) {
@@ -287,7 +287,7 @@ async fn a_detached_turn_is_followed_by_cursor_and_204_lies_beyond_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn turns_that_run_and_turns_that_wait_are_aborted_and_explained() {
+async fn a_turn_behind_another_one_is_explained_and_aborted_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path(), "", &[]).await;
     let first = detached(&server, "c", HANG).await;
@@ -300,33 +300,53 @@ async fn turns_that_run_and_turns_that_wait_are_aborted_and_explained() {
     let why = server.get(&format!("/turns/{second}/why")).await.json();
     assert_eq!(why["behind"], *first);
     assert!(why["why"].as_str().unwrap().contains(&first));
-
-    let reply = server
-        .post(
-            "/conversations/c/abort",
-            json!({"turnId": second, "reason": "no need"}),
-        )
-        .await;
+    let body = json!({"turnId": second, "reason": "no need"});
+    let reply = server.post("/conversations/c/abort", body).await;
     assert_eq!(reply.status, 200);
     assert_eq!(reply.json()["type"], "aborted");
     assert_eq!(reply.json()["reason"], "no need");
-    let running = server.get(&format!("/turns/{first}")).await.json();
-    assert_eq!(running["state"], "streaming");
+    server.stop().await;
+}
 
-    let follower = format!("GET /conversations/c/events?turnId={first} HTTP/1.1");
-    let (_, _, mut stream) = server.open(&follower, b"").await;
-    let replay = stream.until("event: synced").await;
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_of_a_waiting_turn_leaves_the_running_one_to_its_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path(), "", &[]).await;
+    let first = detached(&server, "c", HANG).await;
+    in_state(&server, &first, "streaming").await;
+    let second = detached(&server, "c", "later").await;
+    let body = json!({"turnId": second});
+    server.post("/conversations/c/abort", body).await;
+    let reply = server.post("/conversations/c/abort", json!({})).await;
+    assert_eq!(
+        (reply.status, &reply.json()["turnId"]),
+        (200, &json!(first))
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_turn_is_shown_to_who_comes_late_and_aborted_within_two_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path(), "", &[]).await;
+    let turn = detached(&server, "c", HANG).await;
+    let follower = format!("GET /conversations/c/events?turnId={turn} HTTP/1.1");
+    let (_, _, mut first) = server.open(&follower, b"").await;
+    first.until("so far").await;
+    let (_, _, mut late) = server.open(&follower, b"").await;
+    let replay = late.until("event: synced").await;
     assert!(
         replay.contains(r#""type":"snapshot","step":0,"text":"so far""#),
         "{replay}"
     );
-
     let reply = server.post("/conversations/c/abort", json!({})).await;
     assert_eq!(reply.status, 200, "{}", reply.body);
-    assert_eq!(reply.json()["turnId"], *first);
-    let rest = stream.to_end().await.unwrap();
-    assert!(rest.contains("event: step-complete") && rest.contains("event: aborted"));
-    let ended = server.get(&format!("/turns/{first}/why")).await.json();
+    assert_eq!(reply.json()["turnId"], *turn);
+    for mut stream in [first, late] {
+        let rest = stream.to_end().await.unwrap();
+        assert!(rest.contains("event: step-complete") && rest.contains("event: aborted"));
+    }
+    let ended = server.get(&format!("/turns/{turn}/why")).await.json();
     assert_eq!(ended["terminal"]["type"], "aborted");
     assert_eq!(ended["why"], "It was aborted by client.");
     let reply = server.post("/conversations/c/abort", json!({})).await;

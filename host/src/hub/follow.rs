@@ -282,11 +282,7 @@ impl Follow {
     /// Tells where open turns stand, if that has changed (A6).
     async fn sample(&mut self) -> Result<(), FollowError> {
         let views = match self.scope {
-            Scope::Turn(turn) => self
-                .store
-                .turn(turn)
-                .await
-                .map(|found| Vec::from_iter(found)),
+            Scope::Turn(turn) => self.store.turn(turn).await.map(Vec::from_iter),
             Scope::Conversation | Scope::Until(_) => {
                 self.store.open_turns_of(&self.conversation).await
             }
