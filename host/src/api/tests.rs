@@ -307,6 +307,7 @@ async fn a_turn_behind_another_one_is_explained_and_aborted_at_once() {
     assert_eq!(reply.status, 200);
     assert_eq!(reply.json()["type"], "aborted");
     assert_eq!(reply.json()["reason"], "no need");
+    server.post("/conversations/c/abort", json!({})).await;
     server.stop().await;
 }
 
@@ -334,7 +335,7 @@ async fn a_running_turn_is_shown_to_who_comes_late_and_aborted_within_two_second
     let turn = detached(&server, "c", HANG).await;
     let follower = format!("GET /conversations/c/events?turnId={turn} HTTP/1.1");
     let (_, _, mut first) = server.open(&follower, b"").await;
-    first.until("so far").await;
+    first.until(r#""text":"so far""#).await;
     let (_, _, mut late) = server.open(&follower, b"").await;
     let replay = late.until("event: synced").await;
     assert!(
