@@ -122,7 +122,14 @@ pub fn plan_grants(view: &AdmissionView) -> Plan {
     );
     let mut fair = view.fair;
     let mut grants = Vec::new();
+    // A list that the view cut off says nothing about who comes after it.
+    let cut_off = |list: &[Head]| list.len() >= HEADS;
     while free > 0 {
+        if (starred.peek().is_none() && cut_off(&view.starred))
+            || (unstarred.peek().is_none() && cut_off(&view.unstarred))
+        {
+            break;
+        }
         let head = match (starred.peek().is_some(), unstarred.peek().is_some()) {
             (true, true) => {
                 fair = (fair + 1) % FAIR_SHARE;

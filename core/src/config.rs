@@ -85,7 +85,8 @@ impl Default for Deadlines {
             first_byte_ms: 120_000,
             idle_ms: 120_000,
             tool_ms: 600_000,
-            kill_ms: 10_000,
+            // Longer than a supervisor needs to be given up on and buried.
+            kill_ms: 20_000,
             store_ms: 30_000,
         }
     }

@@ -290,10 +290,19 @@ mod raw_json {
 
     pub(super) fn serialize<S: Serializer>(text: &&String, to: S) -> Result<S::Ok, S::Error> {
         match RawValue::from_string(on_one_line(text)) {
-            Ok(raw) => raw.serialize(to),
-            Err(_) => text.serialize(to),
+            Ok(raw) if is_readable(text) => raw.serialize(to),
+            Ok(_) | Err(_) => text.serialize(to),
         }
     }
+    /// Raw JSON is checked for its grammar only: what a reader would still
+    /// refuse inside an envelope (lone surrogates, numbers out of range, deep
+    /// nesting) must not make a log unreadable.
+    fn is_readable(json: &str) -> bool {
+        const ENVELOPE_DEPTH: usize = 4;
+        let (open, close) = ("[".repeat(ENVELOPE_DEPTH), "]".repeat(ENVELOPE_DEPTH));
+        serde_json::from_str::<serde_json::Value>(&alloc::format!("{open}{json}{close}")).is_ok()
+    }
+
     /// Without the white space between tokens: an event is one line.
     fn on_one_line(json: &str) -> String {
         let mut in_string = false;
@@ -520,6 +529,20 @@ mod tests {
         );
         assert_eq!(json.lines().count(), 1);
         assert_eq!(AgentEvent::from_json(&json).unwrap().to_json(), json);
+    }
+
+    #[test]
+    fn arguments_that_a_reader_would_refuse_are_shown_as_a_string() {
+        let deep = "[".repeat(126) + &"]".repeat(126);
+        for input in ["{\"a\":\"\\ud83d\"}", "{\"a\":1e999}", deep.as_str()] {
+            let call = event(EventBody::ToolCall {
+                step: 0,
+                call_id: "a".into(),
+                name: "bash".into(),
+                input: input.into(),
+            });
+            assert_eq!(AgentEvent::from_json(&call.to_json()).unwrap(), call);
+        }
     }
 
     #[test]

@@ -120,8 +120,10 @@ pub(crate) enum Purpose {
 pub(crate) struct Ask {
     pub(crate) verb: Verb,
     pub(crate) purpose: Purpose,
-    /// Of the first asking: what a lease granted by it counts from.
+    /// Of the first asking.
     pub(crate) first_asked_at: Instant,
+    /// Of the latest asking: a lease that the reply confirms counts from it.
+    pub(crate) asked_at: Instant,
     pub(crate) tries: u32,
 }
 
@@ -218,12 +220,14 @@ impl Kit {
                 verb,
                 purpose,
                 first_asked_at: now.mono,
+                asked_at: now.mono,
                 tries: 0,
             },
         )
     }
 
-    pub(crate) fn send(&mut self, now: Now, store_ms: u64, ask: Ask) -> EffectId {
+    pub(crate) fn send(&mut self, now: Now, store_ms: u64, mut ask: Ask) -> EffectId {
+        ask.asked_at = now.mono;
         let verb = ask.verb.clone();
         let id = self.register(Flight::Verb(Box::new(ask)));
         self.timers.arm(Wake::VerbDue(id), now.mono + store_ms);

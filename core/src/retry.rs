@@ -241,7 +241,7 @@ impl Said {
             let text = text.to_ascii_lowercase();
             ["quota", "spend", "billing_hard_limit"]
                 .iter()
-                .any(|word| text.contains(word))
+                .any(|word| begins_a_word(&text, word))
         })
     }
 
@@ -259,6 +259,14 @@ fn terminal_code(status: u16, said: &Said) -> &'static str {
         _ if said.names_context_length() => "context-length",
         _ => "provider-error",
     }
+}
+
+/// "spend" is in "Spend limit" and not in "suspended".
+fn begins_a_word(text: &str, word: &str) -> bool {
+    text.match_indices(word).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        before.is_none_or(|c| !c.is_alphanumeric())
+    })
 }
 
 /// Error words that mean "later".

@@ -42,6 +42,8 @@ pub trait Machine: Send + 'static {
     fn handle(&mut self, now: Now, input: Input);
     /// See [`Dispatcher::poll_effect`].
     fn poll_effect(&mut self) -> Option<Effect>;
+    /// See [`Dispatcher::acting_on`].
+    fn acting_on(&self) -> Option<TurnId>;
     /// See [`Dispatcher::poll_timeout`].
     fn poll_timeout(&self) -> Option<Instant>;
 }
@@ -52,6 +54,9 @@ impl Machine for Dispatcher {
     }
     fn poll_effect(&mut self) -> Option<Effect> {
         Dispatcher::poll_effect(self)
+    }
+    fn acting_on(&self) -> Option<TurnId> {
+        Dispatcher::acting_on(self)
     }
     fn poll_timeout(&self) -> Option<Instant> {
         Dispatcher::poll_timeout(self).map(|(at, _)| at)
@@ -367,7 +372,11 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
                 }
                 self.drain = drain;
             }
-            Err(caught) => self.rebuild(&caught, turn).await,
+            Err(caught) => {
+                // A timer that was due may have run before the input did.
+                let turn = self.machine.acting_on().or(turn);
+                self.rebuild(&caught, turn).await;
+            }
         }
     }
 

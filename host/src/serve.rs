@@ -15,6 +15,7 @@ use axum::serve::Listener;
 use dispatch_core::ids::{Owner, ProviderId};
 use dispatch_core::journal::Start;
 use http::Request;
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -22,7 +23,7 @@ use tower::ServiceExt;
 use crate::api::{Api, PATIENCE, Parts, StallListener};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Dialect, ProviderSettings, Settings};
-use crate::driver::{Driver, Opens, Ports, fresh_seed};
+use crate::driver::{Driver, Handle, Opens, Ports, fresh_seed};
 use crate::exec::{Exec, LocalExec, LocalExecConfig, RunBounds};
 use crate::hub::Hub;
 use crate::journal::{Journal, JournalError};
@@ -102,7 +103,7 @@ impl ServeError {
 const STREAMS_END_MS: u64 = 5_000;
 /// How long handing over may take once the core has begun it: the end of a
 /// command that does not go when asked to, and the writes after it.
-const HAND_OVER: Duration = Duration::from_secs(15);
+const HAND_OVER: Duration = Duration::from_secs(25);
 /// How long tasks may take to notice that they are over.
 const TASKS_END: Duration = Duration::from_secs(2);
 /// Finished runs of tools are looked through this often (O5).
@@ -120,11 +121,8 @@ pub async fn serve<N: Net>(
     shutdown: CancellationToken,
     announce: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
-    let data_dir = settings.places.data_dir.clone();
-    make_dir(&data_dir)?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let store: Arc<dyn Store> =
-        Arc::new(SqliteStore::open(&settings.places.database, clock.clone())?);
+    make_dir(&settings.places.data_dir)?;
+    let mut house = House::build(&settings, journal, &net)?;
     let listener = net
         .bind(settings.listen)
         .await
@@ -132,112 +130,161 @@ pub async fn serve<N: Net>(
             listen: settings.listen,
             cause,
         })?;
-    let journal = journal.map(Journal::open).transpose()?;
-    let exec: Arc<dyn Exec> = Arc::new(local_exec(&settings)?);
-    let hub = Hub::new(settings.server.max_subscribers);
-    let tracker = TaskTracker::new();
-    let stop = CancellationToken::new();
-    let ports = Ports {
-        store: store.clone(),
-        exec: exec.clone(),
-        providers: open_providers(&settings, &net)?,
-        hub: hub.clone(),
-        clock: clock.clone(),
-        cwd: default_cwd(&settings)?,
-    };
-    let owner = Owner {
-        node: node_name(&data_dir)?.into(),
-        boot: u64::from_le_bytes(eight_random_bytes()),
-        incarnation: 0,
-    };
-    let core = settings.core(owner);
-    let (driver, handle) = Driver::new(
-        core,
-        ports,
-        journal,
-        |start: Start| start.dispatcher(),
-        tracker.clone(),
-        stop.clone(),
-    )
-    .map_err(ServeError::Core)?;
-    let mut driver = tokio::spawn(driver.run());
-    let closing = CancellationToken::new();
-    let api = Api::new(Parts {
-        handle: handle.clone(),
-        store: store.clone(),
-        hub: hub.clone(),
-        clock,
-        providers: settings.providers.clone(),
-        token: settings.token.clone(),
-        max_body_bytes: settings.server.max_body_bytes,
-        closing: closing.clone(),
-    });
-    let polling = stop.clone();
-    let poll = hub.poll(store.clone());
-    tracker.spawn(async move { polling.run_until_cancelled(poll).await });
-
-    let outcome = tokio::select! {
+    let served = tokio::select! {
         biased;
-        gone = &mut driver => Err(driver_gone(gone)),
-        () = shutdown.cancelled() => Ok(None),
-        is_booted = handle.booted() => if is_booted { Ok(Some(listener)) } else { Err(ServeError::DriverGone) },
+        gone = &mut house.driver => Err(driver_gone(gone)),
+        () = shutdown.cancelled() => Ok(()),
+        is_booted = house.handle.booted() => match is_booted {
+            true => house.answer(&settings, listener, shutdown, announce).await,
+            false => Err(ServeError::DriverGone),
+        },
     };
-    let mut failed = None;
-    match outcome {
-        Ok(Some(listener)) => {
-            let swept = stop.clone();
-            let sweeping = sweep_runs(exec);
-            tracker.spawn(async move { swept.run_until_cancelled(sweeping).await });
-            let serving = Serving {
-                connections: settings.server.max_connections,
-                closing: closing.clone(),
-            };
-            let bound = listener.local_addr().map_err(|cause| ServeError::Listen {
-                listen: settings.listen,
-                cause,
-            })?;
-            let http = tokio::spawn(serving.run(listener, api.router()));
-            let address_file = data_dir.join("address");
-            write_whole(&address_file, format!("{bound}\n").as_bytes())?;
-            announce(bound);
-            tokio::select! {
-                biased;
-                () = shutdown.cancelled() => {}
-                gone = &mut driver => failed = Some(driver_gone(gone)),
-            }
-            if failed.is_none() {
-                tracing::info!("shutting down: running steps may finish");
-                handle.shut_down();
-                let patience =
-                    Duration::from_secs(settings.server.drain_s).saturating_add(HAND_OVER);
-                if tokio::time::timeout(patience, handle.drained())
-                    .await
-                    .is_err()
-                {
-                    tracing::warn!(
-                        "turns are still running; they go on when the server is started again"
-                    );
-                }
-            }
-            // Another server may have taken the place meanwhile.
-            if fs::read_to_string(&address_file).is_ok_and(|text| text.trim() == bound.to_string())
-            {
-                let _ = fs::remove_file(&address_file);
-            }
-            closing.cancel();
-            let _ = http.await;
+    house.take_down().await;
+    served
+}
+
+/// Everything that runs, in the order in which it is taken down.
+struct House {
+    api: Api,
+    handle: Handle,
+    exec: Arc<dyn Exec>,
+    store: Arc<dyn Store>,
+    driver: JoinHandle<()>,
+    tracker: TaskTracker,
+    closing: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl House {
+    fn build<N: Net>(
+        settings: &Settings,
+        journal: Option<&Path>,
+        net: &N,
+    ) -> Result<House, ServeError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        // First of all, because it takes the lock on the data directory.
+        let store = SqliteStore::open(&settings.places.database, clock.clone())?;
+        let store: Arc<dyn Store> = Arc::new(store);
+        let exec: Arc<dyn Exec> = Arc::new(local_exec(settings)?);
+        let hub = Hub::new(settings.server.max_subscribers);
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        let ports = Ports {
+            store: store.clone(),
+            exec: exec.clone(),
+            providers: open_providers(settings, net)?,
+            hub: hub.clone(),
+            clock: clock.clone(),
+            cwd: default_cwd(settings)?,
+        };
+        let owner = Owner {
+            node: node_name(&settings.places.data_dir)?.into(),
+            boot: u64::from_le_bytes(eight_random_bytes()),
+            incarnation: 0,
+        };
+        let (driver, handle) = Driver::new(
+            settings.core(owner),
+            ports,
+            journal.map(Journal::open).transpose()?,
+            |start: Start| start.dispatcher(),
+            tracker.clone(),
+            stop.clone(),
+        )
+        .map_err(ServeError::Core)?;
+        let closing = CancellationToken::new();
+        let api = Api::new(Parts {
+            handle: handle.clone(),
+            store: store.clone(),
+            hub: hub.clone(),
+            clock,
+            providers: settings.providers.clone(),
+            token: settings.token.clone(),
+            max_body_bytes: settings.server.max_body_bytes,
+            closing: closing.clone(),
+        });
+        let house = House {
+            api,
+            handle,
+            exec,
+            driver: tokio::spawn(driver.run()),
+            tracker,
+            closing,
+            stop,
+            store: store.clone(),
+        };
+        house.background(hub.poll(store));
+        Ok(house)
+    }
+
+    /// From the first answer to the last.
+    async fn answer<L: Listener<Addr = SocketAddr>>(
+        &mut self,
+        settings: &Settings,
+        listener: L,
+        shutdown: CancellationToken,
+        announce: impl FnOnce(SocketAddr),
+    ) -> Result<(), ServeError> {
+        self.background(sweep_runs(self.exec.clone()));
+        let bound = listener.local_addr().map_err(|cause| ServeError::Listen {
+            listen: settings.listen,
+            cause,
+        })?;
+        let serving = Serving {
+            connections: settings.server.max_connections,
+            closing: self.closing.clone(),
+        };
+        let http = tokio::spawn(serving.run(listener, self.api.clone().router()));
+        let address_file = settings.places.data_dir.join("address");
+        write_whole(&address_file, format!("{bound}\n").as_bytes())?;
+        announce(bound);
+        let ended = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => Ok(()),
+            gone = &mut self.driver => Err(driver_gone(gone)),
+        };
+        if ended.is_ok() {
+            self.drain(Duration::from_secs(settings.server.drain_s).saturating_add(HAND_OVER))
+                .await;
         }
-        Ok(None) => {}
-        Err(error) => failed = Some(error),
+        if let Err(error) = fs::remove_file(&address_file) {
+            tracing::debug!(%error, "the address file could not be removed");
+        }
+        self.closing.cancel();
+        if let Err(error) = http.await {
+            tracing::error!(%error, "the HTTP side ended badly");
+        }
+        ended
     }
-    stop.cancel();
-    tracker.close();
-    let _ = tokio::time::timeout(TASKS_END, tracker.wait()).await;
-    if failed.is_none() {
-        let _ = driver.await;
+
+    /// L8: what runs may finish, what waits stays in line.
+    async fn drain(&self, patience: Duration) {
+        tracing::info!("shutting down: running steps may finish");
+        self.handle.shut_down();
+        let drained = tokio::time::timeout(patience, self.handle.drained());
+        if drained.await.is_err() {
+            tracing::warn!("turns are still running; they go on when the server is started again");
+        }
     }
-    store.close().await;
-    failed.map_or(Ok(()), Err)
+
+    async fn take_down(self) {
+        self.stop.cancel();
+        self.tracker.close();
+        let tasks = tokio::time::timeout(TASKS_END, self.tracker.wait());
+        if tasks.await.is_err() {
+            tracing::warn!(left = self.tracker.len(), "tasks left behind");
+        }
+        if !self.driver.is_finished()
+            && let Err(error) = self.driver.await
+        {
+            tracing::error!(%error, "the driver's task ended badly");
+        }
+        self.store.close().await;
+    }
+
+    fn background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tracker
+            .spawn(async move { stop.run_until_cancelled(work).await });
+    }
 }
 
 struct Serving {
@@ -266,7 +313,7 @@ impl Serving {
     }
 }
 
-fn driver_gone(ended: Result<(), tokio::task::JoinError>) -> ServeError {
+fn driver_gone(ended: Result<(), JoinError>) -> ServeError {
     if let Err(error) = ended {
         tracing::error!(%error, "the driver's task ended");
     }

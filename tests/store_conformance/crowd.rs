@@ -46,6 +46,7 @@ pub(super) fn accept(n: u64) -> Verb {
         message: format!("message {n}"),
         cwd: None,
         idempotency: None,
+        configured: vec![alpha()],
         max_open_turns: u64::MAX,
     }))
 }

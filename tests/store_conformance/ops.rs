@@ -126,6 +126,11 @@ impl Ops {
             cwd: (cwd == 0).then(|| self.text()),
             idempotency: (keyed == 0)
                 .then(|| (format!("key {}", self.below(9)), self.below(2) << 63 | 5)),
+            configured: ["alpha", "beta", "unknown"]
+                .into_iter()
+                .take(self.pick(&[3, 3, 3, 1]))
+                .map(provider)
+                .collect(),
             max_open_turns: self.pick(&[40, 40, 40, 12]),
         }))
     }

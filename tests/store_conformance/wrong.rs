@@ -104,6 +104,7 @@ impl Tx for Wrong {
         fn releases_after(&mut self, provider: &ProviderId, since: Timestamp) -> Vec<Timestamp>;
         fn next_waiter_seq(&mut self) -> u64;
         fn provider(&mut self, id: &ProviderId) -> Option<ProviderRow>;
+        fn providers(&mut self) -> Vec<ProviderId>;
         fn put_provider(&mut self, row: &ProviderRow) -> ();
         fn workspace(&mut self, slug: &Slug) -> Option<WorkspaceRow>;
         fn put_workspace(&mut self, row: &WorkspaceRow) -> ();

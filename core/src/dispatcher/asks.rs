@@ -11,6 +11,17 @@ use crate::kit::{Ask, Purpose};
 use crate::store::{Outcome, Reply, StoreFault, Verb};
 use crate::turn::Stretch;
 
+/// What a verb without a reply has done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    /// Nothing.
+    NotLanded,
+    /// Everything or nothing, and that is settled.
+    Unknown,
+    /// Nothing yet, perhaps.
+    MayLandYet,
+}
+
 impl Dispatcher {
     pub(super) fn stored(&mut self, id: EffectId, outcome: Outcome) {
         // No entry: its deadline has passed, or its turn is owned no more.
@@ -19,15 +30,13 @@ impl Dispatcher {
         };
         match outcome {
             Ok(reply) => self.answered(id, ask, reply),
-            Err(fault) => {
-                if let StoreFault::Failed(message) = &fault {
-                    self.kit.trace(
-                        "store-failed",
-                        alloc::format!("{}: {message}", ask.verb.name()),
-                    );
-                }
-                self.unanswered(ask, false);
+            Err(StoreFault::Failed(message)) => {
+                let verb = ask.verb.name();
+                self.kit
+                    .trace("store-failed", alloc::format!("{verb}: {message}"));
+                self.unanswered(ask, Missing::NotLanded);
             }
+            Err(StoreFault::Unknown) => self.unanswered(ask, Missing::Unknown),
         }
     }
 
@@ -35,7 +44,7 @@ impl Dispatcher {
     pub(super) fn verb_due(&mut self, id: EffectId) {
         if let Some(ask) = self.kit.take_ask(id) {
             self.kit.trace("store-silent", ask.verb.name().to_string());
-            self.unanswered(ask, true);
+            self.unanswered(ask, Missing::MayLandYet);
         }
     }
 
@@ -53,10 +62,16 @@ impl Dispatcher {
         }
     }
 
-    fn unanswered(&mut self, ask: Ask, may_land_yet: bool) {
+    fn unanswered(&mut self, ask: Ask, missing: Missing) {
         let waited_ms = self.now.mono.since_ms(ask.first_asked_at);
         match &ask.purpose {
-            Purpose::Boot | Purpose::Grants(_) => self.kit.ask_again_later(self.now, ask),
+            Purpose::Boot => self.kit.ask_again_later(self.now, ask),
+            // Certainly not landed, this time or before: decide anew.
+            Purpose::Grants(provider) if missing == Missing::NotLanded && ask.tries == 0 => {
+                let provider = provider.clone();
+                self.look_failed(&provider);
+            }
+            Purpose::Grants(_) => self.kit.ask_again_later(self.now, ask),
             Purpose::Turn(turn) => {
                 // A lost ownership ends the asking too: the lease timer sees to it.
                 if self.turns.contains_key(turn) {
@@ -65,7 +80,7 @@ impl Dispatcher {
             }
             Purpose::Command(id) => {
                 let in_time = waited_ms < self.config.deadlines.store_ms;
-                if in_time && lands_once(&ask.verb, may_land_yet) {
+                if in_time && lands_once(&ask.verb, missing) {
                     self.kit.ask_again_later(self.now, ask);
                 } else {
                     self.kit.emit(Effect::Answer {
@@ -78,24 +93,25 @@ impl Dispatcher {
                 let provider = provider.clone();
                 self.look_failed(&provider);
             }
+            Purpose::Renew => self.renew_soon(),
+            Purpose::Checkpoint => self.checkpointing = false,
             // The next round asks anew.
-            Purpose::Renew | Purpose::Requests | Purpose::Sweep | Purpose::Checkpoint => {}
+            Purpose::Requests | Purpose::Sweep => {}
         }
     }
 
     fn answered(&mut self, id: EffectId, ask: Ask, reply: Reply) {
-        let asked_again = ask.tries > 0;
         match ask.purpose {
             Purpose::Boot => self.booted(reply),
             Purpose::Command(command) => self.command_answered(command, reply),
             Purpose::View(provider) => self.viewed(&provider, reply),
-            Purpose::Grants(provider) => self.granted(&provider, reply, ask.first_asked_at),
+            Purpose::Grants(provider) => self.granted(&provider, reply, ask.asked_at),
             Purpose::Turn(turn) => {
                 self.on_turn(turn, |stretch: &mut Stretch, ctx| {
-                    stretch.replied(ctx, id, reply, asked_again)
+                    stretch.replied(ctx, id, reply)
                 });
             }
-            Purpose::Renew => self.renewed(ask.verb, reply, ask.first_asked_at),
+            Purpose::Renew => self.renewed(ask.verb, reply, ask.asked_at),
             Purpose::Requests => self.requests_read(reply),
             Purpose::Sweep => self.swept(reply),
             Purpose::Checkpoint => self.checkpointed(ask.verb, reply),
@@ -103,7 +119,15 @@ impl Dispatcher {
     }
 
     fn booted(&mut self, reply: Reply) {
-        if let Reply::Booted { events, taken_over } = reply {
+        if let Reply::Booted {
+            events,
+            taken_over,
+            orphaned,
+        } = reply
+        {
+            for provider in orphaned {
+                self.lines.entry(provider).or_default();
+            }
             self.kit.publish(events);
             self.kit.emit(Effect::Ready { taken_over });
         }
@@ -120,11 +144,11 @@ impl Dispatcher {
 
 /// Whether asking again is harmless. A write whose first asking may still land
 /// later must be one that a later state does not fall back from.
-fn lands_once(verb: &Verb, may_land_yet: bool) -> bool {
+fn lands_once(verb: &Verb, missing: Missing) -> bool {
     match verb {
         Verb::Accept(_) => true,
         // "The conversation's open turn" may be another one by now.
         Verb::RequestAbort(request) => request.turn.is_some(),
-        _ => !may_land_yet,
+        _ => missing != Missing::MayLandYet,
     }
 }

@@ -2,8 +2,10 @@
 
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use super::{Dispatcher, Stage};
+use crate::event::AgentEvent;
 use crate::ids::{CommandId, ConversationId, ProviderId, TurnId, time_ordered};
 use crate::io::{Answer, Command, Effect, Invalid, Submit};
 use crate::kit::Purpose;
@@ -55,7 +57,7 @@ impl Dispatcher {
     pub(super) fn command_answered(&mut self, id: CommandId, reply: Reply) {
         let answer = match reply {
             Reply::Accepted(receipt, events) => {
-                self.kit.publish(events);
+                self.publish_or_wake(&receipt.conversation, events);
                 self.look(&receipt.provider.clone());
                 Answer::Accepted(receipt)
             }
@@ -66,7 +68,7 @@ impl Dispatcher {
                 Answer::AbortRequested { turn, conversation }
             }
             Reply::Ended { events, terminal } => {
-                self.kit.publish(events);
+                self.publish_or_wake(&terminal.conversation, events);
                 self.look_everywhere();
                 Answer::Ended(terminal)
             }
@@ -88,6 +90,15 @@ impl Dispatcher {
             }
         };
         self.answer(id, answer);
+    }
+
+    /// A verb that had landed unheard brings no events: followers must look.
+    fn publish_or_wake(&mut self, conversation: &ConversationId, events: Vec<AgentEvent>) {
+        if events.is_empty() {
+            let conversation = conversation.clone();
+            self.kit.emit(Effect::Wake { conversation });
+        }
+        self.kit.publish(events);
     }
 
     fn answer(&mut self, id: CommandId, answer: Answer) {
@@ -125,6 +136,12 @@ impl Dispatcher {
             message: submit.message,
             cwd: submit.cwd,
             idempotency: submit.idempotency,
+            configured: self
+                .config
+                .providers
+                .iter()
+                .map(|p| p.settings.id.clone())
+                .collect(),
             max_open_turns: self.config.max_open_turns,
         })))
     }

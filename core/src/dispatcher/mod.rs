@@ -38,6 +38,10 @@ pub struct Dispatcher {
     turns: BTreeMap<TurnId, Stretch>,
     lines: BTreeMap<ProviderId, Line>,
     stage: Stage,
+    /// The turn for which something is being decided right now.
+    acting_on: Option<TurnId>,
+    /// A checkpoint is in flight.
+    checkpointing: bool,
     /// Commands that came before the store had answered the boot.
     early: VecDeque<(CommandId, Command)>,
 }
@@ -62,10 +66,11 @@ impl Dispatcher {
 
     /// The next life after a panic: as after a restart, but for the turn whose
     /// input it was, which is sealed; for the others it does not count as a
-    /// resume (L7). `config.owner.incarnation` must have risen.
+    /// resume (L7). Where nobody can be named it counts for all, or a panic that
+    /// repeats would do so for ever. `config.owner.incarnation` must have risen.
     pub fn rebuilt(config: Config, seed: [u8; 32], now: Now, seal: Option<TurnId>) -> Self {
         let policy = crate::liveness::SweepPolicy {
-            counts: false,
+            counts: seal.is_none(),
             ..config.sweep_policy()
         };
         Dispatcher::boot(config, seed, now, policy, seal)
@@ -107,6 +112,8 @@ impl Dispatcher {
             turns: BTreeMap::new(),
             lines,
             stage: Stage::Booting,
+            acting_on: None,
+            checkpointing: false,
             early: VecDeque::new(),
         }
     }
@@ -137,6 +144,11 @@ impl Dispatcher {
     /// Turns that this replica owns, by its own account.
     pub fn owned_turns(&self) -> impl Iterator<Item = TurnId> + '_ {
         self.turns.keys().copied()
+    }
+
+    /// The turn whose affairs a panic has interrupted: the one to seal (L7).
+    pub fn acting_on(&self) -> Option<TurnId> {
+        self.acting_on
     }
 
     /// Entries held in memory: what must stay bounded.
@@ -279,7 +291,10 @@ impl Dispatcher {
         let Some(stretch) = self.turns.get_mut(&turn) else {
             return;
         };
-        match act(stretch, &mut ctx) {
+        self.acting_on = Some(turn);
+        let moved = act(stretch, &mut ctx);
+        self.acting_on = None;
+        match moved {
             Moved::On => {}
             Moved::SlotFreed => self.look_everywhere(),
             Moved::Over => {

@@ -54,6 +54,14 @@ impl Dispatcher {
         );
     }
 
+    /// A renewal that failed is tried again before it can matter (L3).
+    pub(super) fn renew_soon(&mut self) {
+        let pause_ms = 500 + self.kit.random_below(500);
+        self.kit
+            .timers
+            .arm_by(Wake::RenewDue, self.now.mono + pause_ms);
+    }
+
     pub(super) fn renewed(&mut self, asked: Verb, reply: Reply, asked_at: Instant) {
         let (Verb::Renew { turns, .. }, Reply::Renewed(renewed)) = (asked, reply) else {
             return;
@@ -109,6 +117,10 @@ impl Dispatcher {
         self.kit.timers.arm(Wake::SweepDue, due);
         if self.stage != Stage::Serving {
             return;
+        }
+        // After a jump of the clock our own leases may look lapsed to ourselves.
+        if !self.turns.is_empty() {
+            self.renew();
         }
         let policy = self.config.sweep_policy();
         self.ctx().ask(Purpose::Sweep, Verb::SweepOne { policy });
@@ -172,9 +184,10 @@ impl Dispatcher {
             .values()
             .filter_map(|stretch| stretch.unsaved())
             .collect();
-        if segments.is_empty() {
+        if segments.is_empty() || self.checkpointing {
             return;
         }
+        self.checkpointing = true;
         let due = self.now.mono + self.config.checkpoint_ms;
         self.kit.timers.arm_by(Wake::CheckpointDue, due);
         self.ctx()
@@ -182,6 +195,15 @@ impl Dispatcher {
     }
 
     pub(super) fn checkpointed(&mut self, asked: Verb, reply: Reply) {
+        self.checkpointing = false;
+        if self
+            .turns
+            .values()
+            .any(|stretch| stretch.unsaved().is_some())
+        {
+            let due = self.now.mono + self.config.checkpoint_ms;
+            self.kit.timers.arm_by(Wake::CheckpointDue, due);
+        }
         let (Verb::Checkpoint { segments }, Reply::Landed { .. }) = (asked, reply) else {
             return;
         };

@@ -33,7 +33,8 @@ pub(super) fn accept<T: Tx>(tx: &mut T, request: &Accept) -> Result<Reply, T::Er
         Ok(conversation) => conversation,
         Err(rejection) => return Ok(Reply::Rejected(rejection)),
     };
-    let Some(provider) = tx.provider(&conversation.provider)? else {
+    let known = request.configured.contains(&conversation.provider);
+    let Some(provider) = tx.provider(&conversation.provider)?.filter(|_| known) else {
         return Ok(Reply::Rejected(Rejection::UnknownProvider(
             conversation.provider,
         )));

@@ -82,9 +82,14 @@ pub(super) fn apply<T: Tx>(tx: &mut T, plan: &ApplyGrants) -> Result<Reply, T::E
 fn landed_before<T: Tx>(tx: &mut T, plan: &ApplyGrants) -> Result<Vec<Granted>, T::Error> {
     let mut granted = Vec::new();
     for Grant { turn, epoch } in &plan.grants {
-        let Some(row) = tx.turn(*turn)? else { continue };
+        let Some(mut row) = tx.turn(*turn)? else {
+            continue;
+        };
         let epoch = Epoch(epoch.0 + 1);
         if row.owner.as_ref() == Some(&plan.owner) && row.epoch == epoch {
+            // The owner counts its lease from this asking.
+            row.lease_until = row.lease_until.max(tx.now() + plan.lease_ms);
+            tx.put_turn(&row)?;
             granted.push(Granted {
                 turn: *turn,
                 conversation: row.conversation,

@@ -241,6 +241,9 @@ impl Tx for Model {
     fn provider(&mut self, id: &ProviderId) -> Result<Option<ProviderRow>, Infallible> {
         Ok(self.providers.get(id).cloned())
     }
+    fn providers(&mut self) -> Result<Vec<ProviderId>, Infallible> {
+        Ok(self.providers.keys().cloned().collect())
+    }
     fn put_provider(&mut self, row: &ProviderRow) -> Result<(), Infallible> {
         self.providers.insert(row.id.clone(), row.clone());
         Ok(())

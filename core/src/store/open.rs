@@ -144,12 +144,15 @@ impl<'t, T: Tx> Open<'t, T> {
                 message: message.clone(),
             })?;
         }
-        self.item(Item::Assistant {
-            text: step.text.clone(),
-            reasoning: step.reasoning.clone(),
-            calls: step.calls.clone(),
-            partial: step.partial,
-        })?;
+        // Reasoning alone is shown, but nothing that a provider would take back.
+        if !step.text.is_empty() || !step.calls.is_empty() {
+            self.item(Item::Assistant {
+                text: step.text.clone(),
+                reasoning: step.reasoning.clone(),
+                calls: step.calls.clone(),
+                partial: step.partial,
+            })?;
+        }
         self.log(EventBody::StepComplete {
             step: step.step,
             chunks: chunks(&step.text, &step.reasoning),
@@ -224,7 +227,7 @@ impl<'t, T: Tx> Open<'t, T> {
         terminal: &Terminal,
     ) -> Result<Reply, T::Error> {
         let turn = self.turn.turn;
-        if !self.tx.take_marker(turn)? {
+        if !self.tx.take_marker(turn)? && self.turn.state == TurnState::Ended {
             return already_ended(self.tx, turn);
         }
         for answer in answers {

@@ -101,6 +101,9 @@ pub(super) fn restart<T: Tx>(
     let Some(mut open) = Open::at_fence(tx, fence)? else {
         return Ok(Reply::Fenced);
     };
+    if open.turn.step != step {
+        return Ok(Reply::Landed { events: Vec::new() });
+    }
     let (counter, wanted) = match by {
         RestartCause::Empty(n) => (&mut open.turn.restarts.empty, n),
         RestartCause::Cut(n) => (&mut open.turn.restarts.cut, n),

@@ -37,7 +37,13 @@ pub(super) fn boot<T: Tx>(tx: &mut T, boot: &Boot) -> Result<Reply, T::Error> {
         events.extend(carry_out(open, action, &boot.policy)?);
         taken_over += 1;
     }
-    Ok(Reply::Booted { events, taken_over })
+    let mut orphaned = tx.providers()?;
+    orphaned.retain(|id| boot.providers.iter().all(|settings| settings.id != *id));
+    Ok(Reply::Booted {
+        events,
+        taken_over,
+        orphaned,
+    })
 }
 
 /// A limit set at run time outlives restarts until the configuration names another.
@@ -80,6 +86,8 @@ fn carry_out<T: Tx>(
             if open.turn.state == TurnState::Streaming {
                 let step = open.turn.step;
                 open.log(takeover_restart(step))?;
+                let turn = open.turn.turn;
+                open.tx.drop_segments(turn)?;
             }
             let due_at = open.now;
             open.park(due_at)?;

@@ -73,6 +73,8 @@ pub trait Tx {
 
     /// A provider's row.
     fn provider(&mut self, id: &ProviderId) -> Result<Option<ProviderRow>, Self::Error>;
+    /// Every provider that ever had a row, by id.
+    fn providers(&mut self) -> Result<Vec<ProviderId>, Self::Error>;
     /// Inserts or replaces a provider's row.
     fn put_provider(&mut self, row: &ProviderRow) -> Result<(), Self::Error>;
 

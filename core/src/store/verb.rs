@@ -223,6 +223,8 @@ pub struct Accept {
     pub cwd: Option<String>,
     /// The client's key and the digest of its body (C6).
     pub idempotency: Option<(String, u64)>,
+    /// The providers that are configured: no turn is taken for any other.
+    pub configured: Vec<ProviderId>,
     /// Refuse above so many open turns (O5).
     pub max_open_turns: u64,
 }
@@ -369,6 +371,9 @@ pub enum Reply {
         events: Vec<AgentEvent>,
         /// Ownerships that ended.
         taken_over: u32,
+        /// Providers that the store knows and the configuration does not: their
+        /// turns must end, not wait for ever.
+        orphaned: Vec<ProviderId>,
     },
     /// To `Accept`.
     Accepted(Receipt, Vec<AgentEvent>),

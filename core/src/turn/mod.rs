@@ -70,6 +70,9 @@ pub(crate) struct Stretch {
     phase: Phase,
     /// The verb in flight, if any.
     verb: Option<EffectId>,
+    /// When it was first asked: a verb that never succeeds must not keep a
+    /// lease alive for ever.
+    verb_since: Instant,
     /// Set by `begin`.
     world: Option<Box<World>>,
     /// How the turn is to end as soon as nothing of it runs: an abort, the hard limit.
@@ -112,13 +115,14 @@ impl Stretch {
             epoch,
             phase: Phase::Loading,
             verb: None,
+            verb_since: ctx.now.mono,
             world: None,
             ending: None,
             hand_over: false,
             checkpointed: (0, 0),
         };
         stretch.lease_confirmed(ctx, asked_at);
-        stretch.verb = Some(ctx.ask(Purpose::Turn(turn), Verb::Load { turn, epoch }));
+        stretch.ask(ctx, Verb::Load { turn, epoch });
         stretch
     }
 
@@ -141,10 +145,19 @@ impl Stretch {
     pub(crate) fn waits_until(&self, ctx: &Ctx<'_>) -> Instant {
         let deadlines = &ctx.config.deadlines;
         match &self.phase {
-            Phase::Loading | Phase::Writing(_) => ctx.now.mono + deadlines.store_ms,
+            Phase::Loading | Phase::Writing(_) => self.verb_until(ctx),
             Phase::Streaming(stream) => stream.silent_until(deadlines),
-            Phase::Tools(tools) => tools.wait_until(ctx.now.mono, deadlines),
+            Phase::Tools(tools) => tools.wait_until().unwrap_or_else(|| self.verb_until(ctx)),
         }
+    }
+
+    fn verb_until(&self, ctx: &Ctx<'_>) -> Instant {
+        self.verb_since + 2 * ctx.config.deadlines.store_ms
+    }
+
+    fn ask(&mut self, ctx: &mut Ctx<'_>, verb: Verb) {
+        self.verb_since = ctx.now.mono;
+        self.verb = Some(ctx.ask(Purpose::Turn(self.turn), verb));
     }
 
     /// The verb in flight was sent under a new name.
@@ -158,13 +171,7 @@ impl Stretch {
     }
 
     /// The outcome of the verb in flight.
-    pub(crate) fn replied(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        id: EffectId,
-        reply: Reply,
-        asked_again: bool,
-    ) -> Moved {
+    pub(crate) fn replied(&mut self, ctx: &mut Ctx<'_>, id: EffectId, reply: Reply) -> Moved {
         if self.verb != Some(id) {
             return Moved::On;
         }
@@ -181,16 +188,16 @@ impl Stretch {
             }
             (Phase::Loading, Reply::Loaded(loaded)) => self.begin(ctx, *loaded),
             (Phase::Writing(then), Reply::Landed { events }) => {
-                self.show(ctx, events, asked_again);
+                self.show(ctx, events);
                 self.landed(ctx, then)
             }
             (Phase::Tools(tools), Reply::Landed { events }) => {
-                self.show(ctx, events, asked_again);
+                self.show(ctx, events);
                 self.phase = Phase::Tools(tools);
                 self.tools_written(ctx)
             }
             (_, Reply::Ended { events, .. }) => {
-                self.show(ctx, events, asked_again);
+                self.show(ctx, events);
                 Moved::Over
             }
             (_, other) => {
@@ -217,8 +224,8 @@ impl Stretch {
 
     /// Publishes what a verb logged; a verb that had to be asked again may
     /// have logged it the first time, unheard.
-    fn show(&self, ctx: &mut Ctx<'_>, events: Vec<AgentEvent>, asked_again: bool) {
-        if events.is_empty() && asked_again {
+    fn show(&self, ctx: &mut Ctx<'_>, events: Vec<AgentEvent>) {
+        if events.is_empty() {
             ctx.kit.emit(Effect::Wake {
                 conversation: self.conversation.clone(),
             });
@@ -274,10 +281,29 @@ impl Stretch {
             self.run_tools(ctx, open);
             return Moved::SlotFreed;
         }
+        if let Some(terminal) = self.provider_gone(ctx) {
+            return self.elect(ctx, None, Vec::new(), terminal);
+        }
         if let Some(failure) = self.retried_for_too_long(ctx) {
             return self.end_unavailable(ctx, failure, None);
         }
         self.open_stream(ctx)
+    }
+
+    /// The configuration has changed under a turn that waited.
+    fn provider_gone(&self, ctx: &Ctx<'_>) -> Option<Terminal> {
+        let provider = &self.world.as_ref()?.provider;
+        if ctx.config.provider(provider).is_some() {
+            return None;
+        }
+        Some(Terminal::Error {
+            code: "provider-unknown".to_string(),
+            message: alloc::format!(
+                "provider `{provider}` is no longer configured; name another model and send the message again"
+            ),
+            cause: "provider-not-configured".to_string(),
+            retryable: false,
+        })
     }
 
     /// T7: a step that refusals have kept from succeeding for nine hours.
@@ -349,6 +375,7 @@ impl Stretch {
                 self.park(ctx, said.map(|_| "the server is restarting".to_string()))
             }
             Phase::Tools(tools) => {
+                tools.leave_unstarted(ctx, self.turn);
                 tools.kill_all(ctx, self.turn);
                 self.tools_moved(ctx)
             }
@@ -372,7 +399,7 @@ impl Stretch {
     }
 
     fn write(&mut self, ctx: &mut Ctx<'_>, verb: Verb, then: Then) -> Moved {
-        self.verb = Some(ctx.ask(Purpose::Turn(self.turn), verb));
+        self.ask(ctx, verb);
         self.phase = Phase::Writing(then);
         Moved::On
     }

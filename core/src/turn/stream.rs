@@ -26,6 +26,10 @@ use crate::wire::request::{ChatOptions, ToolSpec, chat_request};
 /// that is read.
 const ERROR_BODY_LIMIT_BYTES: usize = 64 * 1024;
 
+/// How long a stream may go on after its finish reason without a byte: usage
+/// may follow, and the terminator.
+const FAREWELL_MS: u64 = 5_000;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stream {
     effect: EffectId,
@@ -239,12 +243,16 @@ impl Stretch {
             ctx.kit.timers.arm(Wake::StreamDue(self.turn), due);
             return Moved::On;
         }
+        // The model has said that it is through; only the farewell is missing.
+        if stream.assembler.finish_reason().is_some() {
+            return self.judge(ctx, false);
+        }
         let (cause, limit_ms) = match stream.last_byte_at {
             None => ("first-byte-timeout", ctx.config.deadlines.first_byte_ms),
             Some(_) => ("idle-timeout", ctx.config.deadlines.idle_ms),
         };
         let message = alloc::format!("the provider was silent for {} s", limit_ms / 1_000);
-        self.failed(ctx, retry::transport(cause, &message))
+        self.failed_with(ctx, retry::transport(cause, &message), false)
     }
 
     fn apply(&mut self, ctx: &mut Ctx<'_>, events: Vec<ProviderEvent>) -> Moved {
@@ -265,7 +273,21 @@ impl Stretch {
         match failure {
             Some(error) => self.assembly_failed(ctx, error),
             None if terminated => self.judge(ctx, true),
-            None => Moved::On,
+            None => {
+                self.expect_the_end(ctx);
+                Moved::On
+            }
+        }
+    }
+
+    /// After a finish reason nothing but the end is due, and soon.
+    fn expect_the_end(&mut self, ctx: &mut Ctx<'_>) {
+        let Phase::Streaming(stream) = &self.phase else {
+            return;
+        };
+        if stream.assembler.finish_reason().is_some() {
+            let due = stream.silent_until(&ctx.config.deadlines);
+            ctx.kit.timers.arm_by(Wake::StreamDue(self.turn), due);
         }
     }
 
@@ -418,6 +440,11 @@ impl Stretch {
 
     /// A step that did not succeed: retried before content only (T3).
     fn failed(&mut self, ctx: &mut Ctx<'_>, refusal: Refusal) -> Moved {
+        self.failed_with(ctx, refusal, true)
+    }
+
+    /// `rest` says whether the rest of the body is worth reading.
+    fn failed_with(&mut self, ctx: &mut Ctx<'_>, refusal: Refusal, rest: bool) -> Moved {
         let Phase::Streaming(stream) = &self.phase else {
             return Moved::On;
         };
@@ -425,7 +452,7 @@ impl Stretch {
         if content_seen && !crate::planted!("D06") {
             return self.failed_after_content(ctx, refusal);
         }
-        self.drop_stream(ctx, true);
+        self.drop_stream(ctx, rest);
         if !refusal.retryable {
             let terminal = terminal_of(refusal);
             return self.elect(ctx, None, Vec::new(), terminal);
@@ -512,6 +539,9 @@ impl Stream {
     pub(super) fn silent_until(&self, deadlines: &Deadlines) -> Instant {
         match self.last_byte_at {
             None => self.opened_at + deadlines.first_byte_ms,
+            Some(at) if self.assembler.finish_reason().is_some() => {
+                at + deadlines.idle_ms.min(FAREWELL_MS)
+            }
             Some(at) => at + deadlines.idle_ms,
         }
     }

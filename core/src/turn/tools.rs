@@ -7,11 +7,10 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use super::{Moved, Phase, Stretch};
-use crate::config::Deadlines;
 use crate::event::{EventBody, OutputStream, StatusState};
 use crate::ids::{EffectId, Epoch, TurnId};
 use crate::io::{Effect, Found, ToolEnd, ToolStart};
-use crate::kit::{Ctx, Flight, Kit, Purpose, Wake};
+use crate::kit::{Ctx, Flight, Kit, Wake};
 use crate::reconcile::OUTCOME_UNKNOWN;
 use crate::store::{CallRow, CallState, StepRecord, ToolAnswer, Verb};
 use crate::time::Instant;
@@ -112,6 +111,9 @@ impl Stretch {
         self.show_status(ctx, StatusState::WaitingTools);
         if self.ending.is_some() || self.hand_over {
             if let Phase::Tools(tools) = &mut self.phase {
+                if self.ending.is_none() {
+                    tools.leave_unstarted(ctx, self.turn);
+                }
                 tools.kill_all(ctx, self.turn);
             }
             self.tools_moved(ctx);
@@ -126,14 +128,9 @@ impl Stretch {
             return;
         };
         let calls = tools.announce();
-        if calls.is_empty() {
-            return;
-        }
+        // Even where nothing is left to start: this verb is what frees the slot.
         tools.writing = Writing::Starts;
-        self.verb = Some(ctx.ask(
-            Purpose::Turn(self.turn),
-            Verb::ToolsStarted { fence, calls },
-        ));
+        self.ask(ctx, Verb::ToolsStarted { fence, calls });
     }
 
     /// The verb of this phase has landed.
@@ -171,8 +168,7 @@ impl Stretch {
         if !tools.unwritten.is_empty() {
             let answers = core::mem::take(&mut tools.unwritten);
             tools.writing = Writing::Answers;
-            let verb = Verb::ToolsFinished { fence, answers };
-            self.verb = Some(ctx.ask(Purpose::Turn(self.turn), verb));
+            self.ask(ctx, Verb::ToolsFinished { fence, answers });
             return Moved::SlotFreed;
         }
         if all_answered {
@@ -351,6 +347,21 @@ impl Tools {
         );
     }
 
+    /// Leaves to the next owner what can be left: calls that were not started,
+    /// and commands of earlier owners that are still to be put down.
+    pub(super) fn leave_unstarted(&mut self, ctx: &mut Ctx<'_>, turn: TurnId) {
+        for call in &self.calls {
+            if let Stage::Reaping { effect, .. } = &call.at {
+                ctx.kit.flights.remove(effect);
+                ctx.kit.timers.disarm(&call.wake(turn));
+            }
+        }
+        self.calls.retain(|call| match &call.at {
+            Stage::Asked | Stage::Orphan(_) | Stage::Reaping { .. } => false,
+            Stage::Announced | Stage::Running { .. } | Stage::Answered => true,
+        });
+    }
+
     fn answer_unstarted(&mut self, why: &str) {
         self.answer_where(|at| matches!(at, Stage::Asked | Stage::Announced), why);
     }
@@ -386,20 +397,28 @@ impl Tools {
         });
     }
 
-    pub(super) fn wait_until(&self, now: Instant, deadlines: &Deadlines) -> Instant {
+    /// The last deadline among what runs; `None` where only a verb is awaited.
+    pub(super) fn wait_until(&self) -> Option<Instant> {
         let dues = self.calls.iter().filter_map(|call| match &call.at {
             Stage::Reaping { due, .. } | Stage::Running { due, .. } => Some(*due),
             Stage::Asked | Stage::Orphan(_) | Stage::Announced | Stage::Answered => None,
         });
-        dues.max().unwrap_or(now + deadlines.store_ms)
+        dues.max()
     }
 
-    /// Tools are left to whoever owns the turn next; only the register is freed.
+    /// The turn is not ours any more. Our own commands must not run on beside
+    /// whatever comes next; those of earlier owners are the next one's to reap.
     pub(super) fn forget(self, ctx: &mut Ctx<'_>, turn: TurnId) {
         for call in &self.calls {
             ctx.kit.timers.disarm(&call.wake(turn));
             match &call.at {
-                Stage::Reaping { effect, .. } | Stage::Running { effect, .. } => {
+                Stage::Running { effect, killed, .. } => {
+                    ctx.kit.flights.remove(effect);
+                    if !killed {
+                        ctx.kit.emit(Effect::KillTool { id: *effect });
+                    }
+                }
+                Stage::Reaping { effect, .. } => {
                     ctx.kit.flights.remove(effect);
                 }
                 Stage::Asked | Stage::Orphan(_) | Stage::Announced | Stage::Answered => {}

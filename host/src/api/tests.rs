@@ -16,6 +16,8 @@ use crate::config::{Settings, Sources};
 use crate::net::TokioNet;
 use crate::serve::{ServeError, serve};
 
+mod refusals;
+
 struct Server {
     address: SocketAddr,
     shutdown: CancellationToken,
@@ -110,7 +112,7 @@ impl Server {
         Reply {
             status,
             headers,
-            body: rest.to_end().await.expect("the answer ends as HTTP says"),
+            body: rest.rest().await.expect("the answer ends as HTTP says"),
         }
     }
 
@@ -160,7 +162,7 @@ impl Body {
         Ok((size > 0).then(|| String::from_utf8(piece).unwrap()))
     }
 
-    async fn to_end(&mut self) -> Result<String, ()> {
+    async fn rest(&mut self) -> Result<String, ()> {
         let mut whole = String::new();
         while let Some(piece) = self.piece().await? {
             whole.push_str(&piece);
@@ -209,7 +211,7 @@ async fn detached(server: &Server, conversation: &str, message: &str) -> String 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chat_streams_its_turn_from_start_to_end() {
+async fn a_chat_streams_its_turn_from_start_rest() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path(), "", &[]).await;
     let reply = server
@@ -305,6 +307,7 @@ async fn a_turn_behind_another_one_is_explained_and_aborted_at_once() {
     assert_eq!(reply.status, 200);
     assert_eq!(reply.json()["type"], "aborted");
     assert_eq!(reply.json()["reason"], "no need");
+    server.post("/conversations/c/abort", json!({})).await;
     server.stop().await;
 }
 
@@ -332,7 +335,7 @@ async fn a_running_turn_is_shown_to_who_comes_late_and_aborted_within_two_second
     let turn = detached(&server, "c", HANG).await;
     let follower = format!("GET /conversations/c/events?turnId={turn} HTTP/1.1");
     let (_, _, mut first) = server.open(&follower, b"").await;
-    first.until("so far").await;
+    first.until(r#""text":"so far""#).await;
     let (_, _, mut late) = server.open(&follower, b"").await;
     let replay = late.until("event: synced").await;
     assert!(
@@ -343,7 +346,7 @@ async fn a_running_turn_is_shown_to_who_comes_late_and_aborted_within_two_second
     assert_eq!(reply.status, 200, "{}", reply.body);
     assert_eq!(reply.json()["turnId"], *turn);
     for mut stream in [first, late] {
-        let rest = stream.to_end().await.unwrap();
+        let rest = stream.rest().await.unwrap();
         assert!(rest.contains("event: step-complete") && rest.contains("event: aborted"));
     }
     let ended = server.get(&format!("/turns/{turn}/why")).await.json();
@@ -373,212 +376,8 @@ async fn a_waiting_client_is_told_its_position() {
         "{seen}"
     );
     server.post("/conversations/a/abort", json!({})).await;
-    let rest = stream.to_end().await.unwrap();
+    let rest = stream.rest().await.unwrap();
     assert!(rest.contains(r#""type":"done""#), "{rest}");
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn whatever_is_wrong_with_a_request_has_a_code_of_its_own() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path(), "[server]\nmax_body_bytes = 2000", &[]).await;
-    let json_type = "content-type: application/json";
-    let chat = format!("POST /chat HTTP/1.1\r\n{json_type}");
-    let chunked = format!("{chat}\r\ntransfer-encoding: chunked\r\nx-note: content-length");
-    let long_chunk = format!("bb8\r\n{}\r\n0\r\n\r\n", "x".repeat(3_000));
-    let long = format!(r#"{{"message":"{}"}}"#, "x".repeat(3_000));
-    let no_turn = "/turns/00000000000000000000000000";
-    let cases: Vec<(String, Vec<u8>, u16, &str)> = vec![
-        (chat.clone(), b"{".to_vec(), 400, "malformed-json"),
-        (chat.clone(), b"[1]".to_vec(), 400, "malformed-json"),
-        (chat.clone(), b"".to_vec(), 400, "empty-body"),
-        (
-            chat.clone(),
-            b"{\"message\":\"\xff\"}".to_vec(),
-            400,
-            "invalid-utf8",
-        ),
-        (
-            chat.clone(),
-            br#"{"message":"\ud800"}"#.to_vec(),
-            400,
-            "malformed-json",
-        ),
-        (
-            chat.clone(),
-            br#"{"message":7}"#.to_vec(),
-            400,
-            "invalid-field",
-        ),
-        (
-            chat.clone(),
-            br#"{"message":""}"#.to_vec(),
-            422,
-            "empty-message",
-        ),
-        (
-            chat.clone(),
-            br#"{"message":"x","model":"nobody/m"}"#.to_vec(),
-            422,
-            "unknown-provider",
-        ),
-        (
-            chat.clone(),
-            br#"{"message":"x","delivery":"steer"}"#.to_vec(),
-            422,
-            "not-supported",
-        ),
-        (chat.clone(), long.into_bytes(), 413, "body-too-large"),
-        (chunked, long_chunk.into_bytes(), 413, "body-too-large"),
-        (
-            "POST /chat HTTP/1.1\r\ncontent-type: text/plain".into(),
-            b"{}".to_vec(),
-            415,
-            "unsupported-media-type",
-        ),
-        (
-            "POST /chat HTTP/1.1".into(),
-            b"{}".to_vec(),
-            415,
-            "unsupported-media-type",
-        ),
-        (
-            format!("{chat}\r\norigin: https://evil.example"),
-            br#"{"message":"x"}"#.to_vec(),
-            403,
-            "foreign-origin",
-        ),
-        (
-            "GET /providers HTTP/1.1\r\nhost: evil.example".into(),
-            b"".to_vec(),
-            403,
-            "foreign-host",
-        ),
-        (
-            "GET /nothing HTTP/1.1\r\nhost: evil.example".into(),
-            b"".to_vec(),
-            403,
-            "foreign-host",
-        ),
-        (
-            "GET /nothing HTTP/1.1".into(),
-            b"".to_vec(),
-            404,
-            "no-such-path",
-        ),
-        (
-            "GET /chat HTTP/1.1".into(),
-            b"".to_vec(),
-            405,
-            "method-not-allowed",
-        ),
-        (
-            "GET /conversations/none HTTP/1.1".into(),
-            b"".to_vec(),
-            404,
-            "conversation-not-found",
-        ),
-        (
-            "GET /conversations/none/events HTTP/1.1".into(),
-            b"".to_vec(),
-            404,
-            "conversation-not-found",
-        ),
-        (
-            "GET /conversations/a%20b HTTP/1.1".into(),
-            b"".to_vec(),
-            400,
-            "invalid-parameter",
-        ),
-        (
-            "GET /conversations/%ff HTTP/1.1".into(),
-            b"".to_vec(),
-            400,
-            "invalid-parameter",
-        ),
-        (
-            format!("GET {no_turn} HTTP/1.1"),
-            b"".to_vec(),
-            404,
-            "turn-not-found",
-        ),
-        (
-            "GET /turns/x HTTP/1.1".into(),
-            b"".to_vec(),
-            400,
-            "invalid-parameter",
-        ),
-        (
-            "GET /workspaces/none HTTP/1.1".into(),
-            b"".to_vec(),
-            404,
-            "workspace-not-found",
-        ),
-        (
-            "GET /workspaces/No HTTP/1.1".into(),
-            b"".to_vec(),
-            400,
-            "invalid-parameter",
-        ),
-        (
-            format!("PUT /providers/none/limit HTTP/1.1\r\n{json_type}"),
-            br#"{"limit":1}"#.to_vec(),
-            404,
-            "provider-not-found",
-        ),
-        (
-            format!("PUT /providers/demo/limit HTTP/1.1\r\n{json_type}"),
-            br#"{"limit":0}"#.to_vec(),
-            422,
-            "zero-limit",
-        ),
-        (
-            format!("PUT /providers/demo/limit HTTP/1.1\r\n{json_type}"),
-            br#"{"limit":-1}"#.to_vec(),
-            400,
-            "invalid-field",
-        ),
-    ];
-    for (head, body, status, code) in cases {
-        let reply = server.raw(&head, &body).await;
-        assert_eq!(
-            (reply.status, reply.code().as_str()),
-            (status, code),
-            "{head}"
-        );
-    }
-    server
-        .post("/chat", json!({"message": "x", "conversationId": "c"}))
-        .await;
-    for (path, status, code) in [
-        ("/conversations/c/events?after=99", 400, "cursor-ahead"),
-        ("/conversations/c/events?after=x", 400, "invalid-parameter"),
-        ("/conversations/c?sinceSeq=-1", 400, "invalid-parameter"),
-        (
-            "/conversations/c/events?turnId=00000000000000000000000000",
-            404,
-            "turn-not-found",
-        ),
-    ] {
-        let reply = server.get(path).await;
-        assert_eq!(
-            (reply.status, reply.code().as_str()),
-            (status, code),
-            "{path}"
-        );
-    }
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn with_a_token_every_request_needs_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path(), "", &[("DISPATCH_TOKEN", "tok")]).await;
-    let reply = server.get("/healthz").await;
-    assert_eq!((reply.status, reply.code().as_str()), (401, "unauthorized"));
-    assert_eq!(reply.headers["www-authenticate"], "Bearer");
-    let head = "GET /healthz HTTP/1.1\r\nauthorization: Bearer tok\r\nhost: elsewhere.example";
-    assert_eq!(server.raw(head, b"").await.status, 200);
     server.stop().await;
 }
 
@@ -623,7 +422,7 @@ async fn a_shutdown_ends_streams_cleanly_and_the_turn_goes_on_after_the_restart(
         .await;
     stream.until("event: synced").await;
     server.shutdown.cancel();
-    stream.to_end().await.expect("the stream ends as HTTP says");
+    stream.rest().await.expect("the stream ends as HTTP says");
     server.task.await.unwrap().unwrap();
     assert!(!dir.path().join("address").exists());
 

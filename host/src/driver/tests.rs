@@ -39,6 +39,9 @@ impl Machine for Puppet {
     fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
     }
+    fn acting_on(&self) -> Option<TurnId> {
+        None
+    }
     fn poll_timeout(&self) -> Option<Instant> {
         self.due
     }

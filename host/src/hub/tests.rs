@@ -61,7 +61,11 @@ impl Store for Log {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<AgentEvent>, ReadError>> {
         async move {
-            if self.hesitation.fetch_add(1, Ordering::Relaxed) % 3 == 0 {
+            if self
+                .hesitation
+                .fetch_add(1, Ordering::Relaxed)
+                .is_multiple_of(3)
+            {
                 tokio::task::yield_now().await;
             }
             let failing = self.failing.load(Ordering::Relaxed);

@@ -2,7 +2,7 @@
 //! parse without any payload, so that a turn can end whatever its payloads hold.
 
 use dispatch_core::admission::{Head, WaiterKey};
-use dispatch_core::event::AgentEvent;
+use dispatch_core::event::{AgentEvent, EventBody};
 use dispatch_core::ids::{ConversationId, Epoch, Owner, ProviderId, Slug, TurnId};
 use dispatch_core::store::{
     AbortRequest, CallRow, CallState, ConversationRow, Failure, ItemRow, KeyRow, ProviderRow,
@@ -346,6 +346,39 @@ impl<'r> Columns<'r> {
         AgentEvent::from_json(&json).map_err(|cause| Fault::Payload {
             what: format!("event {seq} of conversation {conversation}"),
             cause: cause.to_string(),
+        })
+    }
+
+    /// An event for a follower: one that cannot be read back must not hide
+    /// those around it, so a readable stand-in takes its place in the log.
+    pub(super) fn event_or_stand_in(mut self) -> Result<AgentEvent, Fault> {
+        let (json, conversation, seq) = (self.text()?, self.text()?, self.ordered()?);
+        let (turn, terminal) = (self.turn_id()?, self.i64()? != 0);
+        let cause = match AgentEvent::from_json(&json) {
+            Ok(event) => return Ok(event),
+            Err(cause) => cause.to_string(),
+        };
+        tracing::error!(conversation, seq, cause, "an event cannot be read back");
+        let code = "unreadable-event".to_owned();
+        let message = format!("event {seq} is damaged in the store: {cause}");
+        let body = match terminal {
+            true => EventBody::Error {
+                code,
+                message,
+                cause: "unreadable-event".to_owned(),
+                retryable: false,
+            },
+            false => EventBody::Warning { code, message },
+        };
+        let conversation = ConversationId::try_from(conversation.as_str())
+            .map_err(|problem| self.bad(&problem.to_string()))?;
+        Ok(AgentEvent {
+            seq: Some(seq),
+            conversation,
+            turn,
+            epoch: Epoch(0),
+            at: Timestamp(0),
+            body,
         })
     }
 

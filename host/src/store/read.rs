@@ -83,7 +83,9 @@ pub(super) fn events(
 ) -> Result<Vec<AgentEvent>, Fault> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let params = params![conversation.as_str(), ordered(after), limit];
-    tx.many(sql::EVENTS_AFTER, params, |row| Columns::of(row).event())
+    tx.many(sql::EVENTS_AFTER, params, |row| {
+        Columns::of(row).event_or_stand_in()
+    })
 }
 
 pub(super) fn conversation(

@@ -156,7 +156,7 @@ statements! {
     TERMINAL_EVENT = "SELECT json, conversation, seq FROM events INDEXED BY events_terminal \
         WHERE terminal = 1 AND turn = ?1";
     START_SEQ = "SELECT seq FROM events INDEXED BY events_start WHERE kind = 'turn-start' AND turn = ?1";
-    EVENTS_AFTER = "SELECT json, conversation, seq FROM events WHERE conversation = ?1 AND seq > ?2 \
+    EVENTS_AFTER = "SELECT json, conversation, seq, turn, terminal FROM events WHERE conversation = ?1 AND seq > ?2 \
         ORDER BY seq LIMIT ?3";
 
     PUT_MARKER = "INSERT OR IGNORE INTO markers (turn) VALUES (?1)";

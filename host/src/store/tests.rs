@@ -106,6 +106,7 @@ fn accepting(turn: u128) -> Accept {
         message: "hello".to_owned(),
         cwd: None,
         idempotency: None,
+        configured: vec![alpha()],
         max_open_turns: 1_000,
     }
 }

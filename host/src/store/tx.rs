@@ -264,6 +264,11 @@ impl Tx for SqlTx<'_> {
         })
     }
 
+    fn providers(&mut self) -> Result<Vec<ProviderId>, Fault> {
+        let rows = self.many(sql::PROVIDERS, [], |row| Columns::of(row).provider())?;
+        Ok(rows.into_iter().map(|row| row.id).collect())
+    }
+
     fn put_provider(&mut self, row: &ProviderRow) -> Result<(), Fault> {
         self.write(
             sql::PUT_PROVIDER,
