@@ -60,8 +60,18 @@ enum What {
     },
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    match Cli::parse().command {
+/// It could not be done as asked.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    obey(Cli::parse().command).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(USAGE)
+    })
+}
+
+fn obey(command: What) -> anyhow::Result<ExitCode> {
+    match command {
         What::Sweep {
             seeds,
             from,

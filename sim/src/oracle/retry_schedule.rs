@@ -30,6 +30,8 @@ struct StepState {
     due_at: Option<Timestamp>,
     /// Retry-Afters of the refusals since the last wait was scheduled.
     asked_ms: Vec<Option<u64>>,
+    /// The provider had sent content, visible or a tool call, when it failed.
+    failed_after_content: bool,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +53,9 @@ impl RetrySchedule {
             return Breach::new("no retry after content was shown", event.to_json());
         }
         let step = self.steps.entry(event.turn).or_default();
+        if step.failed_after_content && step.asked_ms.is_empty() {
+            return Breach::new("no retry after content was received", event.to_json());
+        }
         let Some(scheduled_ms) = wait_ms(step.next_attempt) else {
             return Breach::new("no more than 21 retries of a step", event.to_json());
         };
@@ -96,6 +101,14 @@ impl Oracle for RetrySchedule {
                 step.asked_ms.push(*retry_after_ms);
                 Ok(())
             }
+            Fact::Injected {
+                turn,
+                cause: Cause::Broken { .. },
+            } => {
+                let step = self.steps.entry(*turn).or_default();
+                step.failed_after_content = true;
+                Ok(())
+            }
             Fact::Requested(request) => match self.steps.get(&request.turn) {
                 Some(step) if step.due_at.is_some_and(|due| due > moment.store_now) => Breach::new(
                     format!("no request before {:?}", step.due_at),
@@ -116,6 +129,9 @@ impl Oracle for RetrySchedule {
                 }
                 EventBody::StepRestart { .. } => {
                     self.shown.remove(&(event.turn, event.epoch));
+                    if let Some(step) = self.steps.get_mut(&event.turn) {
+                        step.failed_after_content = false;
+                    }
                     Ok(())
                 }
                 _ => Ok(()),

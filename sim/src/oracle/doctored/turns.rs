@@ -103,6 +103,21 @@ fn t3_a_retry_after_content_or_a_request_before_its_time_is_objected_to() {
 }
 
 #[test]
+fn d06_a_retry_after_a_tool_call_that_nobody_was_shown_is_objected_to() {
+    let mut court = Court::of("retry-schedule");
+    let cause = Cause::Broken {
+        cause: "stream-cut".into(),
+        is_cut: true,
+    };
+    let turn = TurnId(1);
+    court.agrees(Fact::Injected {
+        turn,
+        cause: &cause,
+    });
+    court.objects(Fact::Logged(&event(1, 1, 1, retry(0, 5_000))));
+}
+
+#[test]
 fn t4_a_retry_after_must_lengthen_the_wait() {
     let mut court = Court::of("retry-schedule");
     let cause = Cause::Refused {
