@@ -7,7 +7,7 @@ mod support;
 
 use serde_json::{Value, json};
 
-use support::client::{Receipt, Screen, kinds, logged, started};
+use support::client::{Receipt, Screen, kinds, logged, open_text, started};
 use support::stream::{EventExt, Stream};
 use support::world::World;
 
@@ -106,9 +106,7 @@ fn c5_a_client_may_stay_away_across_the_end_of_a_step() {
     let mut screen = Screen::default();
     let stream = world.server.follow(&at, 0);
     stream.wait("the first half", |events| {
-        let mut so_far = Screen::default();
-        events.iter().for_each(|event| so_far.show(event));
-        so_far.open_text(0) == "half of it"
+        open_text(events, 0) == "half of it"
     });
     stream.cut().iter().for_each(|event| screen.show(event));
     let witness = world.server.follow(&at, 0);
@@ -135,12 +133,7 @@ fn c5_a_cursor_survives_a_restart_of_the_server() {
     let mut screen = Screen::default();
     let stream = world.server.follow(&at, 0);
     stream.wait("the first half", |events| {
-        let texts: String = events
-            .iter()
-            .filter(|e| e.kind() == "text-delta")
-            .map(|e| e.text("text"))
-            .collect();
-        texts == "half of it"
+        open_text(events, 0) == "half of it"
     });
     world.server.kill();
     stream
@@ -164,12 +157,7 @@ fn c5_a_snapshot_replaces_what_a_late_client_did_not_see() {
     let at = world.submit("late", &script);
     let first = world.server.follow(&at, 0);
     first.wait("the first half", |events| {
-        let texts: String = events
-            .iter()
-            .filter(|e| e.kind() == "text-delta")
-            .map(|e| e.text("text"))
-            .collect();
-        texts == "half of it"
+        open_text(events, 0) == "half of it"
     });
     let late = world.server.follow(&at, 0);
     let seen = late.wait("it has caught up", |events| {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use support::client::{Receipt, Screen, count, logged, said, started};
+use support::client::{Receipt, Screen, count, logged, open_text, said, started};
 use support::process::{Provider, Server};
 use support::stream::{Event, EventExt, Stream};
 use support::{Chance, config, end_commands, is_alive, lines, until_true};
@@ -295,9 +295,9 @@ impl Lane {
             }
             FirstByte => until_true("the request arrives", || self.is_asked(&victim.tag, 0)),
             MidText => {
-                victim
-                    .stream
-                    .wait("half of the text", |events| shown(events) == "One half, ");
+                victim.stream.wait("half of the text", |events| {
+                    open_text(events, 0) == "One half, "
+                });
             }
             InTool => until_true("the command runs", || !lines(&victim.child).is_empty()),
             BetweenSteps => until_true("the command runs", || !lines(&victim.ran).is_empty()),
@@ -321,7 +321,7 @@ impl Lane {
         let is_open = requests.iter().any(|r| r["state"] == "open");
         match last.kind() {
             "turn-start" if requests.is_empty() => Some(Parked),
-            "turn-start" if is_open && shown(events).is_empty() => Some(FirstByte),
+            "turn-start" if is_open && open_text(events, 0).is_empty() => Some(FirstByte),
             "turn-start" if is_open => Some(MidText),
             "tool-call" if !lines(&victim.ran).is_empty() => Some(InTool),
             "provider-retry" if now_ms() < last.number("dueAt") => Some(RetryWait),
@@ -506,12 +506,6 @@ impl Aftermath {
 
 fn bash(command: &str) -> Value {
     json!({ "tool_call": { "name": "bash", "arguments": { "command": command } } })
-}
-
-/// The text of the open step that the client has seen.
-fn shown(events: &[Event]) -> String {
-    let deltas = events.iter().filter(|event| event.kind() == "text-delta");
-    deltas.map(|event| event.text("text")).collect()
 }
 
 fn now_ms() -> u64 {

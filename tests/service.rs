@@ -1,5 +1,5 @@
 //! The server as its operator meets it: stopping, starting, exit codes (L8,
-//! L10, O1, O2).
+//! L10, O1, O2, P3).
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,10 +7,10 @@ mod support;
 
 use serde_json::json;
 
-use support::client::{count, said, started};
-use support::process::{Process, dispatch, output};
-use support::stream::{End, EventExt, Stream};
-use support::world::{World, lingering};
+use support::client::{count, logged, open_text, said, started};
+use support::process::{Process, Server, dispatch, output};
+use support::stream::{End, Event, EventExt, Stream};
+use support::world::{World, bash, lingering};
 use support::{is_alive, lines, until, until_true};
 
 #[test]
@@ -18,7 +18,7 @@ fn l8_a_terminated_server_ends_its_streams_and_its_turns_go_on_after_a_restart()
     let mut world = World::new();
     let script = json!([[{"text": "half"}, {"hold": "rest"}, " whole"]]);
     let streaming = world.chat("streaming", &script);
-    streaming.wait_for("text-delta");
+    streaming.wait("the first words", |events| open_text(events, 0) == "half");
     let at = started(&streaming);
     let waits = world.submit(
         "waits",
@@ -109,4 +109,36 @@ fn o2_run_prints_the_answer_and_its_exit_code_tells_how_it_went() {
         address.contains(&world.server.addr.to_string()),
         "{address}"
     );
+}
+
+#[test]
+fn p3_the_scripted_provider_says_the_same_inside_the_server_and_as_a_process() {
+    let world = World::new();
+    let dir = world.file("inside");
+    let config =
+        "[providers.mock]\ndialect = \"scripted\"\nmodels = [\"m\"]\n[retry]\nschedule_s = [1]\n";
+    let inside = Server::start(&dir, config);
+    let messages = [
+        "good morning".to_owned(),
+        format!(
+            "script: {}",
+            json!([["I look. ", bash("echo found")], "Found."])
+        ),
+        format!(
+            "script: {}",
+            json!([{"attempts": [{"status": 503}, "Here."]}])
+        ),
+        format!("script: {}", json!([["half", {"cut": true}]])),
+    ];
+    for message in messages {
+        let told = |server: &Server| -> Vec<Vec<String>> {
+            let log = server.says("same", &message);
+            let shown = |event: &Event| {
+                let fields = ["type", "chunks", "output", "delayMs", "code", "cause"];
+                fields.map(|field| event[field].to_string()).to_vec()
+            };
+            logged(&log).iter().map(shown).collect()
+        };
+        assert_eq!(told(&inside), told(&world.server), "{message}");
+    }
 }

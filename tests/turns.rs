@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use support::client::{Receipt, count, kinds, logged, receipt, said};
+use support::client::{Receipt, count, kinds, logged, open_text, receipt, said};
 use support::process::{Server, pid_of};
 use support::stream::{EventExt, Stream};
 use support::world::{World, bash, lingering};
@@ -21,8 +21,7 @@ fn t1_text_is_shown_as_it_comes() {
     let script = json!([[{"text": "one two three ", "chunk": 4}, {"hold": "rest"}, "four"]]);
     let stream = world.chat("pieces", &script);
     let early = stream.wait("what was said before the end", |events| {
-        let deltas = events.iter().filter(|event| event.kind() == "text-delta");
-        deltas.map(|event| event.text("text")).collect::<String>() == "one two three "
+        open_text(events, 0) == "one two three "
     });
     assert_eq!(early[0].kind(), "turn-start");
     assert_eq!(count(&early, "step-complete"), 0);
@@ -33,7 +32,9 @@ fn t1_text_is_shown_as_it_comes() {
         ["turn-start", "step-complete", "done"]
     );
     assert_eq!(said(&events), "one two three four");
-    assert!(count(&events, "text-delta") >= 2, "{events:#?}");
+    // Who comes late is shown the beginning in one piece.
+    let pieces = count(&events, "text-delta") + count(&events, "snapshot");
+    assert!(pieces >= 2, "{events:#?}");
     let done = events.last().unwrap();
     assert_eq!(done.text("finishReason"), "stop");
     assert!(
@@ -118,6 +119,39 @@ fn t1_files_are_written_and_read_where_the_conversation_is() {
         "{}",
         results[2]
     );
+}
+
+#[test]
+fn c4_a_tool_runs_in_the_conversations_directory_else_the_workspaces_else_the_servers() {
+    let world = World::new();
+    let (own, shared) = (world.file("own"), world.file("shared"));
+    for place in [&own, &shared] {
+        std::fs::create_dir(place).unwrap();
+    }
+    let put = world
+        .server
+        .write("PUT", "/workspaces/team", &json!({ "defaultCwd": shared }));
+    put.expect(200);
+    let script = format!("script: {}", json!([bash("pwd"), "Done."]));
+    let pwd = |body: Value| {
+        let events = world.server.chat(&body).all();
+        let result = events.iter().find(|event| event.kind() == "tool-result");
+        result.unwrap().text("output").trim().to_owned()
+    };
+    let explicit = json!({ "conversationId": "explicit", "message": script, "workspaceId": "team", "cwd": own });
+    assert_eq!(pwd(explicit), own.to_str().unwrap());
+    let by_workspace =
+        json!({ "conversationId": "by-workspace", "message": script, "workspaceId": "team" });
+    assert_eq!(pwd(by_workspace), shared.to_str().unwrap());
+    let by_server = json!({ "conversationId": "by-server", "message": script });
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(pwd(by_server), here.to_str().unwrap());
+    let cwd_of = |conversation: &str| {
+        let path = format!("/conversations/{conversation}");
+        world.server.get(&path).expect(200)["cwd"].clone()
+    };
+    assert_eq!(cwd_of("explicit"), own.to_str().unwrap());
+    assert_eq!(cwd_of("by-workspace"), Value::Null, "only the explicit one");
 }
 
 #[test]
@@ -323,7 +357,7 @@ fn c5_a_detached_turn_is_followed_by_its_events() {
     assert_eq!((at.conversation.as_str(), at.seq), ("detached", 1));
     let for_ever = Stream::read(world.server.events("detached", "after=0", None));
     let one_turn = world.server.follow(&at, 0);
-    one_turn.wait_for("text-delta");
+    one_turn.wait("the first words", |events| open_text(events, 0) == "some ");
     world.provider.release("go");
     assert_eq!(said(&one_turn.all()), "some text");
     for_ever.wait_for("done");

@@ -290,3 +290,12 @@ impl Screen {
         self.last_seq.unwrap_or(0)
     }
 }
+
+/// What a client that has read all of `events` shows of a step that has not
+/// ended, whether it came in deltas or in the snapshot for a late one.
+#[track_caller]
+pub(crate) fn open_text(events: &[Event], step: u64) -> String {
+    let mut screen = Screen::default();
+    events.iter().for_each(|event| screen.show(event));
+    screen.open_text(step).to_owned()
+}

@@ -1,7 +1,7 @@
 //! Event streams, read on a thread of their own: NDJSON and SSE.
 
 use std::io::{self, BufRead, BufReader};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -85,7 +85,7 @@ impl Stream {
         let shared = seen.clone();
         let reader = std::thread::spawn(move || {
             let end = take_all(answer.body, is_sse, &shared);
-            shared.0.lock().unwrap().end = Some(end);
+            lock(&shared.0).end = Some(end);
             shared.1.notify_all();
         });
         Stream {
@@ -97,14 +97,14 @@ impl Stream {
 
     /// What has come so far.
     pub(crate) fn so_far(&self) -> Vec<Event> {
-        self.seen.0.lock().unwrap().events.clone()
+        lock(&self.seen.0).events.clone()
     }
 
     /// Waits until what has come satisfies `probe`.
     #[track_caller]
     pub(crate) fn wait(&self, what: &str, probe: impl Fn(&[Event]) -> bool) -> Vec<Event> {
         let since = Instant::now();
-        let mut seen = self.seen.0.lock().unwrap();
+        let mut seen = lock(&self.seen.0);
         loop {
             if probe(&seen.events) {
                 return seen.events.clone();
@@ -131,7 +131,7 @@ impl Stream {
     #[track_caller]
     pub(crate) fn finish(mut self) -> (Vec<Event>, End) {
         let since = Instant::now();
-        let mut seen = self.seen.0.lock().unwrap();
+        let mut seen = lock(&self.seen.0);
         while seen.end.is_none() {
             let left = PATIENCE.saturating_sub(since.elapsed());
             assert!(
@@ -170,6 +170,11 @@ impl Drop for Stream {
     }
 }
 
+/// A test that fails while it waits must not make its reader fail as well.
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn take_all(body: Body, is_sse: bool, seen: &(Mutex<Seen>, Condvar)) -> End {
     let mut from = BufReader::new(body);
     let mut frame = Frame::default();
@@ -193,7 +198,7 @@ fn take_all(body: Body, is_sse: bool, seen: &(Mutex<Seen>, Condvar)) -> End {
         match event {
             None => {}
             Some(Ok(event)) => {
-                seen.0.lock().unwrap().events.push(event);
+                lock(&seen.0).events.push(event);
                 seen.1.notify_all();
             }
             Some(Err(why)) => return End::Garbled(why),
