@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dispatch_core::store::FORMAT;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::lock::LockError;
@@ -85,8 +86,17 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, rusqlite::Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
     conn.busy_timeout(BUSY)?;
-    conn.set_prepared_statement_cache_capacity(64);
+    keep_plans(&conn)?;
     Ok(conn)
+}
+
+/// Statements are parsed once. Without the stability guarantee SQLite parses
+/// them again whenever a value is bound that might make another plan better,
+/// which is most of the time of a short verb.
+fn keep_plans(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_prepared_statement_cache_capacity(64);
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
 }
 
 fn check_ours(conn: &Connection, path: &Path) -> Result<(), OpenError> {
@@ -114,7 +124,7 @@ fn check_ours(conn: &Connection, path: &Path) -> Result<(), OpenError> {
 }
 
 fn configure_writer(conn: &Connection, durability: Durability) -> rusqlite::Result<()> {
-    conn.set_prepared_statement_cache_capacity(64);
+    keep_plans(conn)?;
     conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     let synchronous = match durability {
         Durability::Full => "FULL",
@@ -144,6 +154,7 @@ fn migrate(conn: &mut Connection) -> rusqlite::Result<()> {
 mod tests {
     use super::super::sql;
     use super::*;
+    use rusqlite::StatementStatus;
 
     fn open(path: &Path) -> Result<Connection, OpenError> {
         open_writer(path, Durability::Full)
@@ -221,5 +232,27 @@ mod tests {
             seen += steps.len();
         }
         assert!(seen > 20, "the plans were read");
+    }
+
+    #[test]
+    fn a_statement_is_not_parsed_again_for_other_values() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dispatch.db");
+        let conns = [open(&path).unwrap(), open_reader(&path).unwrap()];
+        for conn in &conns {
+            for (name, text) in sql::ALL {
+                if !text.starts_with("SELECT") {
+                    continue;
+                }
+                let mut statement = conn.prepare(text).unwrap();
+                for value in 0..3 {
+                    let count = statement.parameter_count();
+                    let params = rusqlite::params_from_iter((0..count).map(|_| value));
+                    statement.query(params).unwrap().next().unwrap();
+                }
+                let again = statement.get_status(StatementStatus::RePrepare);
+                assert_eq!(again, 0, "{name}");
+            }
+        }
     }
 }
