@@ -25,7 +25,7 @@ repro seed:
     cargo run --release -p dispatch-sim -- run --seed {{seed}} --trace
 
 # The planted bugs, each of which an oracle must catch; then the same through the demo.
-planted *ids: && (planted-demo "D06") (planted-demo "D13")
+planted *ids: && (planted-demo "D06") (planted-demo "D12") (planted-demo "D13")
     cargo run -p dispatch-sim --config '{{planted_cfg}}' --target-dir {{target}}/planted -- planted {{ids}}
 
 # The demo on a server with a planted bug: a check must fail.
@@ -49,7 +49,11 @@ bench seeds="2000":
     figures='{{target}}/bench-figures'
     mkdir -p "$figures"
     cargo bench -p dispatch-core --bench inputs | tee "$figures/1-core.txt"
-    cargo run --release -p dispatch-sim -- sweep --seeds {{seeds}} | tee "$figures/2-sim.txt"
+    # One thread, so that a second is a core-second.
+    cargo run --release -p dispatch-sim -- sweep --seeds {{seeds}} --threads 1 | tee "$figures/sweep.log"
+    sed -En 's/.* ([0-9.]+) simulated hours in ([0-9.]+) s .*/\1 \2/p' "$figures/sweep.log" \
+        | awk -v seeds={{seeds}} '{ printf "sim: %.0f seeds/s and %.1f simulated hours a core-second, over %d seeds\n", seeds / $2, $1 / $2, seeds }' \
+        | tee "$figures/2-sim.txt"
     cargo bench -p dispatch --bench latency | tee "$figures/3-latency.txt"
     printf '\n== Summary (%s, %s cores) ==\n' "$(uname -m)" "$(nproc)"
     cat "$figures"/*.txt

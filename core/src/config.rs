@@ -46,6 +46,8 @@ pub struct Config {
     pub checkpoint_ms: u64,
     /// How long an abort request may go unacknowledged before anyone may carry it out.
     pub abort_patience_ms: u64,
+    /// How long what runs may end by itself once a shutdown was asked for (L8).
+    pub drain_ms: u64,
     /// Sent before every transcript; empty: none.
     pub system_prompt: String,
 }
@@ -147,6 +149,7 @@ impl Config {
             requests_ms: 250,
             checkpoint_ms: 1_000,
             abort_patience_ms: 10_000,
+            drain_ms: 10_000,
             system_prompt: String::new(),
         }
     }

@@ -161,7 +161,17 @@ pub fn next(
     let (asked_ms, source) = match &refusal.retry_after {
         RetryAfter::Absent => (0, "schedule".to_string()),
         RetryAfter::In(ms) => (*ms, "retry-after".to_string()),
-        RetryAfter::At(at) => (at.since_ms(wall), "retry-after".to_string()),
+        RetryAfter::At(at) => match at.since_ms(wall) {
+            wait_ms @ 1..=ABSURD_MS => (wait_ms, "retry-after".to_string()),
+            0 => (
+                0,
+                "schedule; ignored retry-after, a date that has passed".to_string(),
+            ),
+            _ => (
+                0,
+                "schedule; ignored retry-after, a date too far away".to_string(),
+            ),
+        },
         RetryAfter::Ignored(text) => (0, format!("schedule; ignored retry-after `{text}`")),
     };
     let spent_ms = state
@@ -447,6 +457,29 @@ mod tests {
             at - 60_000,
         );
         assert!(matches!(verdict, Verdict::Wait(retry) if retry.delay_ms == 60_000));
+    }
+
+    #[test]
+    fn t4_a_retry_after_date_that_has_passed_or_is_absurd_is_ignored_and_recorded() {
+        for (date, why) in [
+            ("Sun, 06 Nov 1994 08:49:37 GMT", "has passed"),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", "too far away"),
+        ] {
+            let refusal = classify(429, &headers(&[("retry-after", date)]), b"");
+            let now = Timestamp(1_790_000_000_000);
+            let verdict = next(
+                &RetryTerms::default(),
+                &RetryState::default(),
+                &refusal,
+                now,
+                now,
+            );
+            let Verdict::Wait(retry) = verdict else {
+                panic!("gave up: {verdict:?}");
+            };
+            assert_eq!(retry.delay_ms, 5_000);
+            assert!(retry.source.contains(why), "{}", retry.source);
+        }
     }
 
     #[test]

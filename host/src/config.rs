@@ -150,7 +150,8 @@ pub struct Server {
     pub max_connections: usize,
     /// Event streams at a time (O5).
     pub max_subscribers: usize,
-    /// How long stretches may go on after a shutdown was asked for (L8).
+    /// How long stretches may go on after a shutdown was asked for; then they
+    /// are handed over, their commands ended (L8).
     pub drain_s: u64,
 }
 
@@ -172,7 +173,7 @@ impl Default for Server {
             max_body_bytes: 2 * 1024 * 1024,
             max_connections: 4_096,
             max_subscribers: 2_048,
-            drain_s: 20,
+            drain_s: 10,
         }
     }
 }
@@ -387,6 +388,7 @@ impl Settings {
         config.hard_limit_ms = ms(self.turns.hard_limit_s);
         config.max_open_turns = self.turns.max_open;
         config.max_message_bytes = self.turns.max_message_bytes;
+        config.drain_ms = ms(self.server.drain_s);
         config.system_prompt.clone_from(&self.turns.system_prompt);
         config
     }

@@ -101,6 +101,9 @@ impl ServeError {
 
 /// How long clients have to take the ends of their streams.
 const STREAMS_END_MS: u64 = 5_000;
+/// How long handing over may take once the core has begun it: the end of a
+/// command that does not go when asked to, and the writes after it.
+const HAND_OVER: Duration = Duration::from_secs(15);
 /// How long tasks may take to notice that they are over.
 const TASKS_END: Duration = Duration::from_secs(2);
 /// Finished runs of tools are looked through this often (O5).

@@ -145,6 +145,8 @@ pub enum Fact<'a> {
     },
     /// The store answered with a view.
     ViewRead {
+        /// Whose line.
+        provider: &'a ProviderId,
         /// The answer.
         view: &'a AdmissionView,
         /// Who really waits, in no order.

@@ -3,7 +3,7 @@
 
 /// The bugs that the core ring answers for, and who may catch each.
 pub const LEDGER: [(&str, &[&str]); 5] = [
-    ("D02", &["slot-has-stream"]),
+    ("D02", &["limit", "slot-has-stream"]),
     ("D03", &["order"]),
     ("D06", &["retry-schedule"]),
     ("D12", &["one-terminal"]),

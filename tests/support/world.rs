@@ -25,6 +25,7 @@ impl World {
         let provider = Provider::start();
         let config = [
             config::retry(&[1], 20),
+            "[server]\ndrain_s = 1\n".to_owned(),
             config::provider("mock", &provider.base_url(), limit),
         ]
         .concat();

@@ -52,9 +52,6 @@ enum Stage {
     Drained,
 }
 
-/// How long stretches may run on after a shutdown was asked for.
-const DRAIN_MS: u64 = 10_000;
-
 impl Dispatcher {
     /// A replica's first life in this process. Asks the store to end the
     /// ownerships of its earlier processes.

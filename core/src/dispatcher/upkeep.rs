@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use super::{DRAIN_MS, Dispatcher, Stage};
+use super::{Dispatcher, Stage};
 use crate::ids::TurnId;
 use crate::io::Effect;
 use crate::kit::{Purpose, Wake};
@@ -197,9 +197,8 @@ impl Dispatcher {
         match self.stage {
             Stage::Booting | Stage::Serving => {
                 self.stage = Stage::Draining;
-                self.kit
-                    .timers
-                    .arm(Wake::DrainDue, self.now.mono + DRAIN_MS);
+                let due = self.now.mono + self.config.drain_ms;
+                self.kit.timers.arm(Wake::DrainDue, due);
             }
             Stage::Draining | Stage::Drained => {}
         }

@@ -104,7 +104,7 @@ impl Row {
     }
 }
 
-const TAIL_CHARS: usize = 40;
+const TAIL_CHARS: usize = 34;
 
 /// The end of a text, from the beginning of a word on.
 fn tail(text: &str, chars: usize) -> String {

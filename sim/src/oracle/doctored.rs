@@ -572,6 +572,7 @@ fn a2_a3_a_line_in_another_order_or_with_a_stale_star_is_objected_to() {
             });
         }
         court.see(Fact::ViewRead {
+            provider: &north(),
             view,
             line,
             streaming: 0,
@@ -584,6 +585,18 @@ fn a2_a3_a_line_in_another_order_or_with_a_stale_star_is_objected_to() {
     let starred = [waits(3, true), waits(9, false)];
     assert_eq!(judge(&view(&[3], &[9]), &starred), Ok(()));
     assert!(judge(&view(&[], &[9, 3]), &starred).is_err());
+}
+
+#[test]
+fn a4_d02_a_slot_that_counts_though_nobody_left_it_just_now_is_objected_to() {
+    let mut leaked = view(&[], &[]);
+    leaked.cooling = vec![Timestamp(u64::MAX / 2)];
+    Court::of("limit").objects(Fact::ViewRead {
+        provider: &north(),
+        view: &leaked,
+        line: &[],
+        streaming: 0,
+    });
 }
 
 #[test]

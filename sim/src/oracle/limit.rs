@@ -1,9 +1,11 @@
 //! `limit` (A1, A4): slots in use, those left less than the cooldown ago
-//! included, never exceed the limit by a grant; nor do the requests that a
+//! included, never exceed the limit by a grant, and no other slot counts, so
+//! that none leaks (D02); nor do the requests that a
 //! provider itself counts, those of paused and dead processes aside.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use dispatch_core::admission::AdmissionView;
 use dispatch_core::ids::{ProviderId, TurnId};
 use dispatch_core::store::{TurnRow, TurnState};
 use dispatch_core::time::Timestamp;
@@ -84,6 +86,28 @@ impl Limit {
         )
     }
 
+    /// What a view says is cooling must have been left that short a time ago.
+    fn viewed(
+        &self,
+        moment: &Moment,
+        provider: &ProviderId,
+        view: &AdmissionView,
+    ) -> Result<(), Breach> {
+        let left = self.slots.get(provider).map(|slots| &slots.left_at);
+        let cooling = left
+            .into_iter()
+            .flatten()
+            .filter(|left| **left + view.cooldown_ms > moment.store_now)
+            .count();
+        if view.cooling.len() == cooling {
+            return Ok(());
+        }
+        Breach::new(
+            format!("{cooling} slots of {provider} left less than the cooldown ago"),
+            format!("{:?} at {}", view.cooling, moment.store_now.0),
+        )
+    }
+
     fn counts(&self, moment: &Moment, request: &Request) -> bool {
         let runs = self
             .lives
@@ -140,6 +164,7 @@ impl Oracle for Limit {
                 self.moved(moment, *before, after);
                 Ok(())
             }
+            Fact::ViewRead { provider, view, .. } => self.viewed(moment, provider, view),
             Fact::Granted {
                 provider,
                 limit,

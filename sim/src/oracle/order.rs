@@ -120,6 +120,7 @@ impl Oracle for Order {
                 view,
                 line,
                 streaming,
+                ..
             } => self.viewed(view, line, *streaming),
             Fact::ViewHeard {
                 replica,

@@ -137,6 +137,7 @@ impl World<'_> {
             (Verb::AdmissionView { provider }, Reply::View(view)) => {
                 let (line, streaming) = self.line(provider);
                 self.tell(&Fact::ViewRead {
+                    provider,
                     view,
                     line: &line,
                     streaming,
