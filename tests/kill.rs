@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use support::client::{Receipt, Screen, count, logged, said, started};
 use support::process::{Provider, Server};
 use support::stream::{Event, EventExt, Stream};
-use support::{Chance, config, is_alive, lines, until, until_true};
+use support::{Chance, config, end_commands, is_alive, lines, until_true};
 
 /// Where a turn was when the server died, as the events before it prove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,7 +146,8 @@ impl Lane {
                 None => self.unaimed(),
             }
         }
-        self.nothing_was_lost()
+        self.nothing_was_lost();
+        std::mem::take(&mut self.tally)
     }
 
     /// Brings turns into `aim` and, by chance, into other phases; kills; looks.
@@ -440,7 +441,7 @@ impl Lane {
     }
 
     /// The whole past, read once more after the last kill.
-    fn nothing_was_lost(self) -> Tally {
+    fn nothing_was_lost(&self) {
         for at in &self.past {
             let log = self.server.log(&at.conversation);
             let seqs: Vec<u64> = log.iter().filter_map(EventExt::seq).collect();
@@ -460,16 +461,20 @@ impl Lane {
             "{:#?}",
             self.invalid_requests()
         );
-        until("no slot is held", || {
-            (self.server.streaming() == 0).then_some(())
-        });
-        self.tally
+        until_true("no slot is held", || self.server.streaming() == 0);
     }
 
     fn invalid_requests(&self) -> Vec<Value> {
         let mut log = self.provider.log(0);
         log.retain(|entry| entry["state"] == "invalid");
         log
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.server.kill();
+        end_commands(self.dir.path());
     }
 }
 

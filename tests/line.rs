@@ -78,9 +78,12 @@ fn a2_two_hundred_waiters_reach_the_provider_in_the_order_of_their_keys() {
 
     // One slot serves the line: arrivals are in the order of the grants.
     provider.release("slot-0");
+    let expected = expected_order(&waiters);
+    let pause = waiters.iter().find(|w| w.fate == Fate::Pauses).unwrap();
     until_true("the pausing turn holds the slot", || {
-        arrivals(&provider).len() > PAUSE_RANK
+        arrivals(&provider).iter().any(|(tag, _)| *tag == pause.tag)
     });
+    assert_eq!(arrivals(&provider), expected[..=PAUSE_RANK]);
     for waiter in waiters.iter().filter(|w| w.fate == Fate::Retried) {
         let due_at = until("the refusal is logged", || {
             let log = server.log(&waiter.at.conversation);
@@ -120,7 +123,6 @@ fn a2_two_hundred_waiters_reach_the_provider_in_the_order_of_their_keys() {
             .iter()
             .all(|entry| in_flight(entry) <= LIMIT)
     );
-    let expected = expected_order(&waiters);
     is_in_order(&arrivals(&provider), &expected, in_single_file);
     every_fate_is_met(&server, &waiters);
     until_true("no slot is held", || server.streaming() == 0);

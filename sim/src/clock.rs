@@ -50,8 +50,9 @@ impl Clock {
     }
 
     fn mono(&self, at: Us) -> Instant {
-        let elapsed = i128::from(at.saturating_sub(self.born_at));
-        let drifted = elapsed + elapsed * i128::from(self.drift_ppm) / 1_000_000;
+        // Days of microseconds times hundreds of parts fit with room to spare.
+        let elapsed = at.saturating_sub(self.born_at).cast_signed();
+        let drifted = elapsed + elapsed * self.drift_ppm / 1_000_000;
         let ms = u64::try_from(drifted / 1_000).unwrap_or(0);
         Instant(self.offset_ms + ms)
     }

@@ -41,9 +41,8 @@ impl<'s> Recorder<'s> {
     }
 
     pub(crate) fn end_step(&mut self) {
-        let digest = self.digest();
         if let Some(steps) = &mut self.steps {
-            steps.push(digest);
+            steps.push(self.digest.digest());
         }
     }
 

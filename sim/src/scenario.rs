@@ -168,10 +168,10 @@ impl Scenario {
     pub(crate) fn of(seed: u64) -> Scenario {
         let rng = &mut Rng::new(seed, Purpose::Scenario);
         let replicas = rng.weighted(&[(1, 4), (2, 4), (3, 2)]);
-        let is_long = rng.chance(150);
+        let is_long = rng.chance(100);
         let calm_at = match is_long {
             true => rng.range(10 * HOUR, 14 * HOUR),
-            false => rng.spread(8 * MINUTE, 3 * HOUR),
+            false => rng.spread(6 * MINUTE, 2 * HOUR),
         };
         let providers = rng.weighted(&[(1, 4), (2, 1)]);
         let conversations = conversations(rng, providers);
@@ -190,8 +190,8 @@ impl Scenario {
                 .collect(),
             // Polling is what a long run mostly consists of.
             ask_ms: match calm_at > 20 * MINUTE {
-                true => *rng.pick(&[10_000, 20_000, 60_000]),
-                false => *rng.pick(&[1_000, 5_000, 20_000]),
+                true => *rng.pick(&[20_000, 60_000]),
+                false => *rng.pick(&[1_000, 5_000, 10_000, 20_000]),
             },
             requests_ms: match calm_at > 20 * MINUTE {
                 true => *rng.pick(&[1_000, 2_000]),

@@ -77,6 +77,30 @@ pub(crate) fn is_alive(pid: u32) -> bool {
     !matches!(state, None | Some('Z' | 'X'))
 }
 
+/// Ends what commands of a failed test have left running: they wrote their
+/// pids to files in `dir`.
+pub(crate) fn end_commands(dir: &std::path::Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            continue;
+        };
+        for pid in text.lines().filter_map(|line| line.parse::<u32>().ok()) {
+            // By now the number may be somebody else's.
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            let is_ours = command.starts_with("sleep 1000")
+                || dir.to_str().is_some_and(|dir| command.contains(dir));
+            if is_ours {
+                let pid = process::pid_of(pid);
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+            }
+        }
+    }
+}
+
 /// The lines of a file that a command may not have written yet.
 pub(crate) fn lines(path: &std::path::Path) -> Vec<String> {
     let text = std::fs::read_to_string(path).unwrap_or_default();

@@ -116,7 +116,7 @@ impl Process {
     /// `kill -9`, and the wait until it is gone.
     pub(crate) fn kill(&mut self) {
         self.child.kill().ok();
-        self.child.wait().unwrap();
+        self.child.wait().ok();
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::client::Receipt;
-use super::config;
 use super::process::{Provider, Server};
 use super::stream::Stream;
+use super::{config, end_commands};
 
 pub(crate) struct World {
     pub(crate) provider: Provider,
@@ -58,6 +58,13 @@ impl World {
             .requests(&format!("{tag} "))
             .iter()
             .any(|r| r["state"] == "open")
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.server.kill();
+        end_commands(self.dir.path());
     }
 }
 

@@ -185,7 +185,7 @@ impl World<'_> {
         }
         process.feeds += 1;
         if self.thaws && process.feeds.is_multiple_of(THAW_EVERY) {
-            process.core = Box::new(thawed(&process.core));
+            *process.core = thawed(&process.core);
         }
         process.core.handle(now, input);
         if let Some((provider, view)) = view {

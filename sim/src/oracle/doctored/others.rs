@@ -1,0 +1,196 @@
+//! Clients, transcripts, commands, backstops and rest.
+
+use super::*;
+
+#[test]
+fn c5_d24_a_client_that_misses_repeats_or_foresees_an_event_is_objected_to() {
+    let (first, second) = (event(1, 1, 0, start(0)), event(2, 1, 1, done()));
+    let mut court = Court::of("client-view");
+    court.agrees(Fact::Logged(&first));
+    let seen = |event| Fact::Seen { client: 0, event };
+    court.objects(Fact::Published {
+        replica: 0,
+        event: &second,
+    });
+    court.agrees(seen(&first));
+    court.objects(seen(&second));
+    let mut court = Court::of("client-view");
+    court.agrees(Fact::Logged(&first));
+    court.agrees(Fact::Logged(&second));
+    court.objects(seen(&second));
+    let mut court = Court::of("client-view");
+    court.agrees(Fact::Logged(&first));
+    court.agrees(seen(&first));
+    court.objects(seen(&first));
+    court.objects(finished(&Leftovers::default(), &[(1, 2)]));
+}
+
+#[test]
+fn text_placed_twice_on_a_screen_is_objected_to() {
+    let mut court = Court::of("client-view");
+    let client = 0;
+    let (first, again) = (
+        event(0, 1, 1, text_delta(0, "abc")),
+        event(0, 1, 1, text_delta(2, "cd")),
+    );
+    court.agrees(Fact::Seen {
+        client,
+        event: &first,
+    });
+    court.objects(Fact::Seen {
+        client,
+        event: &again,
+    });
+}
+
+#[test]
+fn t12_a_transcript_that_a_vendor_rejects_is_objected_to() {
+    let rejected = Request {
+        verdict: Err("a call without an answer".into()),
+        ..request(1, 1)
+    };
+    Court::of("valid-transcript").objects(Fact::Requested(&rejected));
+}
+
+fn tool(command: &'static str, epoch: u64) -> Fact<'static> {
+    Fact::ToolStarted {
+        command,
+        turn: TurnId(1),
+        epoch: Epoch(epoch),
+        call_id: "a",
+    }
+}
+
+#[test]
+fn d21_a_command_that_is_run_again_or_answered_by_another_output_is_objected_to() {
+    let mut court = Court::of("tool-once");
+    court.agrees(tool("run 1", 1));
+    court.objects(tool("run 1", 2));
+    let call = EventBody::ToolCall {
+        step: 0,
+        call_id: "a".into(),
+        name: "bash".into(),
+        input: "{}".into(),
+    };
+    court.agrees(Fact::Logged(&event(1, 1, 1, call)));
+    let end = ToolEnd {
+        ok: true,
+        output: "its own".into(),
+        duration_ms: 0,
+        spilled: None,
+    };
+    court.agrees(Fact::ToolGone {
+        command: "run 1",
+        call_id: "a",
+        turn: TurnId(1),
+        end: Some(&end),
+    });
+    let result = EventBody::ToolResult {
+        call_id: "a".into(),
+        ok: true,
+        output: "another".into(),
+        duration_ms: 0,
+        spilled: None,
+    };
+    court.objects(Fact::Logged(&event(2, 1, 1, result)));
+}
+
+#[test]
+fn d37_a_stream_or_command_beside_an_orphan_is_objected_to() {
+    let mut court = Court::of("no-orphan");
+    court.agrees(tool("run 1", 1));
+    court.agrees(tool("run 2", 1));
+    court.objects(Fact::Opened {
+        turn: TurnId(1),
+        epoch: Epoch(2),
+    });
+    court.objects(tool("run 3", 2));
+}
+
+#[test]
+fn c6_d31_two_turns_for_one_message_are_objected_to() {
+    let mut court = Court::of("accepted-once");
+    court.agrees(Fact::Logged(&event(1, 1, 0, start(4))));
+    court.objects(Fact::Logged(&event(2, 2, 0, start(4))));
+    let receipt = |turn| {
+        Answer::Accepted(Receipt {
+            conversation: talk(),
+            turn: TurnId(turn),
+            provider: north(),
+            seq: 1,
+            replayed: false,
+        })
+    };
+    let mut court = Court::of("accepted-once");
+    court.agrees(Fact::Logged(&event(1, 1, 0, start(4))));
+    let token = Some(4);
+    court.agrees(Fact::Answered {
+        token,
+        answer: &receipt(1),
+    });
+    court.objects(Fact::Answered {
+        token,
+        answer: &receipt(2),
+    });
+    court.objects(Fact::Answered {
+        token,
+        answer: &Answer::Rejected(Rejection::IdempotencyMismatch),
+    });
+}
+
+#[test]
+fn d02_a_slot_without_a_stream_is_objected_to_unless_its_owner_is_hindered() {
+    let streaming = [(TurnId(1), false)];
+    let look = || Fact::Slots {
+        streaming: &streaming,
+    };
+    let mut court = Court::of("slot-has-stream");
+    court.agrees(look());
+    court.at_ms = 61_000;
+    court.objects(look());
+    let mut court = Court::of("slot-has-stream");
+    court.agrees(look());
+    court.agrees(lives(Life::Paused));
+    court.at_ms = 900_000;
+    court.agrees(look());
+}
+
+#[test]
+fn d40_the_hard_limit_and_a_takeover_from_a_healthy_owner_are_objected_to() {
+    let hard_limit = event(1, 1, 1, error("hard-limit", "hard-limit"));
+    Court::of("no-backstop").objects(Fact::Logged(&hard_limit));
+    let owned = row(1, TurnState::Streaming, 1);
+    let taken = TurnRow {
+        resumes: 1,
+        ..row(1, TurnState::Parked, 2)
+    };
+    let taken_over = || Fact::Moved {
+        before: Some(&owned),
+        after: &taken,
+    };
+    let mut court = Court::of("no-backstop");
+    court.agrees(lives(Life::Up));
+    court.at_ms = 600_000;
+    court.objects(taken_over());
+    court.agrees(Fact::Trouble { replica: 0 });
+    court.agrees(taken_over());
+}
+
+#[test]
+fn a_broken_invariant_a_heavy_dispatcher_and_unrest_are_objected_to() {
+    let result = Err("broken".to_owned());
+    Court::of("core-check").objects(Fact::Checked { replica: 0, result });
+    let weighed = |bytes| Fact::Weighed {
+        replica: 0,
+        bytes,
+        fresh_bytes: 1_000,
+    };
+    Court::of("bounded").agrees(weighed(1_100));
+    Court::of("bounded").objects(weighed(5_000));
+    let leftovers = Leftovers {
+        markers: 1,
+        ..Leftovers::default()
+    };
+    Court::of("converged").agrees(finished(&Leftovers::default(), &[]));
+    Court::of("converged").objects(finished(&leftovers, &[]));
+}
