@@ -27,11 +27,6 @@ const LONG_FILES: &[(&str, usize, &str)] = &[
         "one world and the turns that are driven through it, read top-down",
     ),
     (
-        "host/src/api/tests.rs",
-        700,
-        "one server over a socket and what it is asked, read top-down",
-    ),
-    (
         "sim/src/oracle/doctored.rs",
         900,
         "a doctored world for each oracle, side by side so that none is missed",

@@ -242,8 +242,8 @@ impl House {
             gone = &mut self.driver => Err(driver_gone(gone)),
         };
         if ended.is_ok() {
-            self.drain(Duration::from_secs(settings.server.drain_s).saturating_add(HAND_OVER))
-                .await;
+            let finishing = Duration::from_secs(settings.server.drain_s);
+            self.drain(finishing.saturating_add(HAND_OVER)).await;
         }
         if let Err(error) = fs::remove_file(&address_file) {
             tracing::debug!(%error, "the address file could not be removed");
