@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dispatch_core::event::EventBody;
 use dispatch_core::ids::{ConversationId, Epoch, Owner, ProviderId, Slug, TurnId};
 use dispatch_core::liveness::{OnCrash, SweepPolicy};
 use dispatch_core::store::{
@@ -263,7 +264,7 @@ fn l2_an_unreadable_item_fails_the_load_by_name_and_keeps_no_turn_from_its_end()
 }
 
 #[test]
-fn l2_an_unreadable_event_fails_its_readers_by_name_and_keeps_no_turn_from_its_end() {
+fn l2_an_unreadable_event_hides_no_other_and_keeps_no_turn_from_its_end() {
     let mut rig = Rig::new();
     rig.one(accept(1)).unwrap();
     rig.sql("UPDATE events SET json = 'x' WHERE kind = 'turn-start'");
@@ -271,9 +272,13 @@ fn l2_an_unreadable_event_fails_its_readers_by_name_and_keeps_no_turn_from_its_e
     let id = ConversationId::try_from("c-1").unwrap();
     let after = rig.reader.read(|tx| read::events(tx, &id, 1, 10)).unwrap();
     assert!(after.last().unwrap().is_terminal());
-    let fault = rig.reader.read(|tx| read::events(tx, &id, 0, 10));
-    let fault = fault.unwrap_err().to_string();
-    assert!(fault.contains("event 1 of conversation c-1"), "{fault}");
+    let whole = rig.reader.read(|tx| read::events(tx, &id, 0, 10)).unwrap();
+    assert_eq!(whole.len(), 2);
+    let EventBody::Warning { code, message } = &whole[0].body else {
+        panic!("{:?}", whole[0]);
+    };
+    assert_eq!((code.as_str(), whole[0].seq), ("unreadable-event", Some(1)));
+    assert!(message.contains("event 1 is damaged"), "{message}");
 }
 
 #[test]
