@@ -371,7 +371,7 @@ impl<'r> Columns<'r> {
             false => EventBody::Warning { code, message },
         };
         let conversation = ConversationId::try_from(conversation.as_str())
-            .map_err(|problem| self.bad(&problem.to_string()))?;
+            .map_err(|problem| self.bad(problem.to_string()))?;
         Ok(AgentEvent {
             seq: Some(seq),
             conversation,
