@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -130,6 +131,7 @@ pub struct Handle {
     urgent: mpsc::UnboundedSender<Urgent>,
     booted: watch::Receiver<bool>,
     drained: watch::Receiver<bool>,
+    draining: Arc<AtomicBool>,
     patience: Duration,
 }
 
@@ -149,8 +151,14 @@ impl Handle {
 
     /// Begins the graceful end (L8).
     pub fn shut_down(&self) {
+        self.draining.store(true, Ordering::Relaxed);
         // A driver that is gone has nothing left to drain.
         let _ = self.urgent.send(Urgent::Input(Input::Shutdown));
+    }
+
+    /// The graceful end has begun: nothing new is taken.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// The store has answered this process's boot.
@@ -234,6 +242,7 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
         let (booted, booted_out) = watch::channel(false);
         let (drained, drained_out) = watch::channel(false);
         let handle = Handle {
+            draining: Arc::default(),
             urgent: urgent_in.clone(),
             booted: booted_out,
             drained: drained_out,

@@ -7,6 +7,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
+
 use dispatch_core::io::{Effect, Input};
 use dispatch_core::journal::{Reader, Recorder, Start, Tail, Unreadable, Unwritable};
 use dispatch_core::time::{Instant, Now};
@@ -21,6 +23,9 @@ pub(crate) const PIECE_BYTES: usize = 256 * 1024;
 /// Why a journal cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
+    /// Another server writes it.
+    #[error("the journal {0} is in use by another server; name another file with --journal")]
+    InUse(PathBuf),
     /// The system said no.
     #[error("cannot open the journal {path}: {cause}; check its directory and permissions")]
     Io {
@@ -76,6 +81,14 @@ impl Journal {
         // Before its mode is changed: it could be a device that others need.
         if !file.metadata().map_err(io)?.is_file() {
             return Err(JournalError::NotAFile(path.to_owned()));
+        }
+        // Two servers that append to one file would damage it.
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(JournalError::InUse(path.to_owned()));
+            }
+            Err(errno) => return Err(io(errno.into())),
         }
         file.set_permissions(Permissions::from_mode(0o600))
             .map_err(io)?;

@@ -52,64 +52,127 @@ const INTERRUPTED: u8 = 130;
 
 /// A server may take so long to come back.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// A message is offered for so long to a server that is busy, or not there.
+const BUSY_PATIENCE: Duration = Duration::from_secs(30);
+const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Why there is no end to report.
 enum Lost {
-    Unreachable(ClientError),
+    Unreachable(String),
     Refused(String),
     Interrupted,
 }
 
-/// Runs one message to its end. Exit codes: 0 done, 4 unreachable, 5 the turn
-/// failed or was aborted, 2 the message was refused, 130 interrupted (O2).
+/// Runs one message to its end. Exit codes: 0 done, 4 unreachable or not let
+/// in, 5 the turn failed or was aborted, 2 the message was refused, 130
+/// interrupted (O2).
 pub async fn run(args: RunArgs, default_data_dir: &Path) -> ExitCode {
-    let base = match &args.server {
-        Some(server) if server.starts_with("http://") => server.clone(),
-        Some(server) => format!("http://{server}"),
-        None => address_in(args.data_dir.as_deref().unwrap_or(default_data_dir)),
+    let place = Place {
+        server: args.server.clone(),
+        data_dir: args.data_dir.clone(),
+        default_data_dir: default_data_dir.to_owned(),
     };
-    let token = std::env::var("DISPATCH_TOKEN")
-        .ok()
-        .filter(|token| !token.is_empty());
-    let client = Client::new(&base).with_token(token);
-    match converse(&client, &args).await {
+    match converse(&place, &args).await {
         Ok(code) => ExitCode::from(code),
         Err(Lost::Refused(why)) => {
-            eprintln!("dispatch: {why}");
+            tell(&format!("dispatch: {why}"));
             ExitCode::from(USAGE)
         }
-        Err(Lost::Unreachable(error)) => {
-            eprintln!("dispatch: no server answers at {base}: {error}");
-            eprintln!("dispatch: start one with `dispatch serve`, or name it with --server URL");
+        Err(Lost::Unreachable(why)) => {
+            tell(&format!("dispatch: {why}"));
             ExitCode::from(UNREACHABLE)
         }
         Err(Lost::Interrupted) => ExitCode::from(INTERRUPTED),
     }
 }
 
-fn address_in(data_dir: &Path) -> String {
-    let written = std::fs::read_to_string(data_dir.join("address")).unwrap_or_default();
-    match written.trim() {
-        "" => "http://127.0.0.1:4747".to_owned(),
-        address if address.starts_with("http://") => address.to_owned(),
-        address => format!("http://{address}"),
+/// Where the server is: asked anew for each connection, because a server that
+/// was started again may listen elsewhere.
+struct Place {
+    server: Option<String>,
+    data_dir: Option<PathBuf>,
+    default_data_dir: PathBuf,
+}
+
+impl Place {
+    fn client(&self) -> Result<Client, Lost> {
+        let token = std::env::var("DISPATCH_TOKEN").ok();
+        let token = token.filter(|token| !token.is_empty());
+        Ok(Client::new(&self.base()?).with_token(token))
+    }
+
+    fn base(&self) -> Result<String, Lost> {
+        if let Some(server) = &self.server {
+            return match server.split_once("://") {
+                None => Ok(format!("http://{server}")),
+                Some(("http", _)) => Ok(server.clone()),
+                Some((scheme, _)) => Err(Lost::Refused(format!(
+                    "--server {server}: {scheme} is not spoken here; name http://ADDR, or a tunnel's end on this machine"
+                ))),
+            };
+        }
+        let dir = self.data_dir.as_ref().unwrap_or(&self.default_data_dir);
+        let written = std::fs::read_to_string(dir.join("address")).unwrap_or_default();
+        match (written.trim(), &self.data_dir) {
+            ("", Some(dir)) => Err(Lost::Unreachable(format!(
+                "no server is running on {}; start one with `dispatch serve --data-dir {}`",
+                dir.display(),
+                dir.display()
+            ))),
+            ("", None) => Ok("http://127.0.0.1:4747".to_owned()),
+            (address, _) if address.starts_with("http://") => Ok(address.to_owned()),
+            (address, _) => Ok(format!("http://{address}")),
+        }
+    }
+
+    fn unreachable(&self, error: &ClientError) -> Lost {
+        let base = self.base().unwrap_or_default();
+        Lost::Unreachable(format!(
+            "no server answers at {base}: {error}; start one with `dispatch serve`, or name it with --server URL"
+        ))
     }
 }
 
-async fn converse(client: &Client, args: &RunArgs) -> Result<u8, Lost> {
-    let receipt = submit(client, args).await?;
+/// A line for the person at the terminal; one that cannot be shown is dropped.
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// What a refusal means for the one who started this.
+fn refused(status: u16, detail: String) -> Lost {
+    match status {
+        401 | 403 => {
+            Lost::Unreachable(format!("{detail} (the token is taken from DISPATCH_TOKEN)"))
+        }
+        429 | 503 => Lost::Unreachable(detail),
+        _ => Lost::Refused(detail),
+    }
+}
+
+async fn converse(place: &Place, args: &RunArgs) -> Result<u8, Lost> {
+    let receipt = submit(place, args).await?;
     let text = |name: &str| receipt[name].as_str().unwrap_or_default().to_owned();
     let (conversation, turn) = (text("conversationId"), text("turnId"));
     if args.conversation.is_none() && !args.json {
-        eprintln!("conversation {conversation}");
+        tell(&format!("conversation {conversation}"));
     }
     let after = receipt["seq"].as_u64().unwrap_or(1).saturating_sub(1);
     let mut shown = Shown::new(args.json, std::io::stderr().is_terminal(), after);
     let mut interrupts = 0;
     let mut lost_at: Option<Instant> = None;
     loop {
-        let follow = follow(client, &conversation, &turn, &mut shown);
+        let client = match place.client() {
+            Ok(client) => client,
+            Err(Lost::Unreachable(_))
+                if lost_at.is_some_and(|since| since.elapsed() < PATIENCE) =>
+            {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            Err(lost) => return Err(lost),
+        };
+        let follow = follow(&client, &conversation, &turn, &mut shown);
         tokio::select! {
             biased;
             _ = tokio::signal::ctrl_c() => {
@@ -117,7 +180,7 @@ async fn converse(client: &Client, args: &RunArgs) -> Result<u8, Lost> {
                 if interrupts > 1 {
                     return Err(Lost::Interrupted);
                 }
-                eprintln!("\naborting; press Ctrl-C again to leave the turn to itself");
+                tell("\naborting; press Ctrl-C again to leave the turn to itself");
                 let body = json!({ "turnId": turn, "reason": "interrupted at the terminal" });
                 let _ = client.post(&format!("/conversations/{conversation}/abort"), &body).await;
             }
@@ -126,12 +189,14 @@ async fn converse(client: &Client, args: &RunArgs) -> Result<u8, Lost> {
                 Ok(Some(code)) => return Ok(code),
                 // A clean end without a terminal event: the server is going down.
                 Ok(None) => lost_at = lost_at.or(Some(Instant::now())),
-                Err(ClientError::Refused { detail, .. }) => return Err(Lost::Refused(detail)),
-                Err(error @ ClientError::Lost { .. }) => {
+                Err(ClientError::Refused { status, detail, .. }) if !matches!(status, 429 | 503) => {
+                    return Err(refused(status, detail));
+                }
+                Err(error) => {
                     let since = *lost_at.get_or_insert_with(Instant::now);
                     if since.elapsed() > PATIENCE {
-                        eprintln!("\nturn {turn} goes on in the server; nothing of it is lost");
-                        return Err(Lost::Unreachable(error));
+                        tell(&format!("\nturn {turn} is safe in the server's store, and goes on with it"));
+                        return Err(place.unreachable(&error));
                     }
                 }
             }
@@ -144,7 +209,7 @@ async fn converse(client: &Client, args: &RunArgs) -> Result<u8, Lost> {
 }
 
 /// Accepts the message once, however often it must be sent.
-async fn submit(client: &Client, args: &RunArgs) -> Result<Value, Lost> {
+async fn submit(place: &Place, args: &RunArgs) -> Result<Value, Lost> {
     let mut body = json!({ "message": args.message, "detach": true });
     let cwd = args
         .cwd
@@ -170,22 +235,27 @@ async fn submit(client: &Client, args: &RunArgs) -> Result<Value, Lost> {
             )));
         }
     };
-    let mut tries = 0;
+    let began = Instant::now();
     loop {
-        match client.post_once("/chat", &body, &key).await {
+        let patience = match place.client()?.post_once("/chat", &body, &key).await {
             Ok(receipt) => return Ok(receipt),
-            Err(
-                ClientError::Refused {
-                    status: 503 | 429, ..
-                }
-                | ClientError::Lost { .. },
-            ) if tries < 8 => {
-                tries += 1;
-                tokio::time::sleep(PAUSE).await;
+            // Starting, draining or full: it says so itself, and that passes.
+            Err(ClientError::Refused {
+                status: 429 | 503, ..
+            }) => BUSY_PATIENCE,
+            Err(ClientError::Lost { .. }) => CONNECT_PATIENCE,
+            Err(ClientError::Refused { status, detail, .. }) => {
+                return Err(refused(status, detail));
             }
-            Err(ClientError::Refused { detail, .. }) => return Err(Lost::Refused(detail)),
-            Err(error) => return Err(Lost::Unreachable(error)),
+        };
+        if began.elapsed() > patience {
+            return match place.client()?.post_once("/chat", &body, &key).await {
+                Ok(receipt) => Ok(receipt),
+                Err(ClientError::Refused { status, detail, .. }) => Err(refused(status, detail)),
+                Err(error) => Err(place.unreachable(&error)),
+            };
         }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -226,11 +296,31 @@ async fn follow(
 mod tests {
     use super::*;
 
+    fn place(data_dir: Option<&Path>, default: &Path) -> Place {
+        Place {
+            server: None,
+            data_dir: data_dir.map(Path::to_owned),
+            default_data_dir: default.to_owned(),
+        }
+    }
+
     #[test]
-    fn the_address_is_read_from_the_data_directory_or_is_the_default() {
+    fn the_address_is_what_the_data_directory_says_whenever_it_is_asked() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(address_in(dir.path()), "http://127.0.0.1:4747");
-        std::fs::write(dir.path().join("address"), "127.0.0.1:9\n").unwrap();
-        assert_eq!(address_in(dir.path()), "http://127.0.0.1:9");
+        let named = place(Some(dir.path()), dir.path());
+        assert!(
+            matches!(named.base(), Err(Lost::Unreachable(why)) if why.contains("serve --data-dir"))
+        );
+        for address in ["127.0.0.1:9", "127.0.0.1:10"] {
+            std::fs::write(dir.path().join("address"), format!("{address}\n")).unwrap();
+            assert!(matches!(named.base(), Ok(base) if base == format!("http://{address}")));
+        }
+    }
+
+    #[test]
+    fn only_where_no_directory_was_named_there_is_a_default_address() {
+        let dir = tempfile::tempdir().unwrap();
+        let unnamed = place(None, dir.path());
+        assert!(matches!(unnamed.base(), Ok(base) if base == "http://127.0.0.1:4747"));
     }
 }

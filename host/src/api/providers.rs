@@ -67,9 +67,13 @@ fn shown(api: &Api, line: &ProviderView) -> Value {
 /// `GET /health`: what this process is doing (O4).
 pub(super) async fn health(State(api): State<Api>) -> Response {
     let providers: Vec<_> = api.providers.iter().map(|p| p.id.as_str()).collect();
-    let is_ready = api.handle.is_booted() && !api.closing.is_cancelled();
+    let status = match (api.handle.is_booted(), api.handle.is_draining()) {
+        (_, true) => "shutting-down",
+        (true, false) => "ok",
+        (false, false) => "starting",
+    };
     let health = json!({
-        "status": if is_ready { "ok" } else { "starting" },
+        "status": status,
         "version": env!("CARGO_PKG_VERSION"),
         "providers": providers,
         "followedConversations": api.hub.topics(),
@@ -80,7 +84,7 @@ pub(super) async fn health(State(api): State<Api>) -> Response {
 
 /// `GET /readyz`: 200 while turns are accepted.
 pub(super) async fn ready(State(api): State<Api>) -> Result<&'static str, ApiError> {
-    if api.closing.is_cancelled() {
+    if api.closing.is_cancelled() || api.handle.is_draining() {
         Err(ApiError::ShuttingDown)
     } else if api.handle.is_booted() {
         Ok("ready\n")

@@ -1,18 +1,21 @@
 //! What `dispatch run` has shown of a turn: the answer on standard output,
 //! everything about it on standard error.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::FAILED;
+use super::{FAILED, tell};
 
 /// See the module's page.
 pub(super) struct Shown {
     json: bool,
     on_terminal: bool,
+    /// Somebody watches standard output; a program gets each step's text once
+    /// it is certain, because what is written to a pipe cannot be taken back.
+    is_watched: bool,
     cursor: u64,
     /// The step on the screen, and how much of its text.
     step: u64,
@@ -30,6 +33,7 @@ impl Shown {
         Shown {
             json,
             on_terminal,
+            is_watched: std::io::stdout().is_terminal(),
             cursor,
             step: 0,
             text: String::new(),
@@ -61,13 +65,13 @@ impl Shown {
         };
         tokio::time::sleep(Duration::from_secs(1)).await;
         let left_s = until.saturating_duration_since(Instant::now()).as_secs();
-        eprint!("\r\x1b[K{what}, {left_s} s left");
+        let _ = write!(std::io::stderr(), "\r\x1b[K{what}, {left_s} s left");
     }
 
     pub(super) fn take(&mut self, event: &Value) {
         self.progress = true;
         if self.json {
-            println!("{event}");
+            let _ = writeln!(std::io::stdout(), "{event}");
             let _ = std::io::stdout().flush();
         }
         let kind = event["type"].as_str().unwrap_or_default();
@@ -78,7 +82,9 @@ impl Shown {
         }
         match kind {
             "text-delta" => self.piece(event),
-            "snapshot" => self.rest_of(event["step"].as_u64(), text(event, "text")),
+            "snapshot" if self.is_watched => {
+                self.rest_of(event["step"].as_u64(), text(event, "text"))
+            }
             "step-complete" => self.complete(event),
             "step-restart" => self.restart(event),
             "status" => self.status(event),
@@ -97,6 +103,9 @@ impl Shown {
     }
 
     fn piece(&mut self, event: &Value) {
+        if !self.is_watched {
+            return;
+        }
         let step = event["step"].as_u64().unwrap_or_default();
         if step != self.step {
             self.step = step;
@@ -204,7 +213,7 @@ impl Shown {
         self.clear_countdown();
         self.text.push_str(fresh);
         if !self.json {
-            print!("{fresh}");
+            let _ = write!(std::io::stdout(), "{fresh}");
             let _ = std::io::stdout().flush();
             self.mid_line = !fresh.ends_with('\n');
         }
@@ -216,18 +225,18 @@ impl Shown {
         }
         self.clear_countdown();
         self.end_line();
-        eprintln!("{line}");
+        tell(line);
     }
 
     fn end_line(&mut self) {
         if std::mem::take(&mut self.mid_line) {
-            println!();
+            let _ = writeln!(std::io::stdout());
         }
     }
 
     fn clear_countdown(&mut self) {
         if self.countdown.take().is_some() {
-            eprintln!();
+            tell("");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Opening a database: pragmas, schema, migrations.
 
+use std::fs::Permissions;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -73,6 +75,18 @@ pub(super) fn open_writer(path: &Path, durability: Durability) -> Result<Connect
         path: path.to_owned(),
         cause,
     };
+    // It holds what people say: for its owner only, and SQLite gives the files
+    // beside it the same mode.
+    let private = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .and_then(|file| file.set_permissions(Permissions::from_mode(0o600)));
+    if let Err(cause) = private {
+        tracing::debug!(%cause, "the database's mode is left as it is");
+    }
     let mut conn = Connection::open_with_flags(path, flags).map_err(sqlite)?;
     conn.busy_timeout(BUSY).map_err(sqlite)?;
     check_ours(&conn, path)?;
