@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::{Dispatcher, Stage};
+use crate::config::Provider;
 use crate::event::AgentEvent;
 use crate::ids::{CommandId, ConversationId, ProviderId, TurnId, time_ordered};
 use crate::io::{Answer, Command, Effect, Invalid, Submit};
@@ -160,26 +161,11 @@ impl Dispatcher {
             let known = ProviderId::try_from(provider)
                 .ok()
                 .filter(|id| self.config.provider(id).is_some());
-            return match known {
-                Some(id) if !model.is_empty() => Ok((id, model.to_string())),
-                Some(_) => Err(Invalid::EmptyModel),
-                None if self
-                    .config
-                    .providers
-                    .iter()
-                    .any(|p| p.models.iter().any(|m| m == text)) =>
-                {
-                    let owner = self
-                        .config
-                        .providers
-                        .iter()
-                        .find(|p| p.models.iter().any(|m| m == text));
-                    Ok((
-                        owner.map_or(default, |p| p.settings.id.clone()),
-                        text.to_string(),
-                    ))
-                }
-                None => Err(Invalid::UnknownProvider(provider.to_string())),
+            return match (known, self.offering(text)) {
+                (Some(_), _) if model.is_empty() => Err(Invalid::EmptyModel),
+                (Some(id), _) => Ok((id, model.to_string())),
+                (None, Some(id)) => Ok((id, text.to_string())),
+                (None, None) => Err(Invalid::UnknownProvider(provider.to_string())),
             };
         }
         if text.is_empty() {
@@ -187,5 +173,12 @@ impl Dispatcher {
         } else {
             Ok((default, text.to_string()))
         }
+    }
+
+    /// The provider that lists a model under exactly this name.
+    fn offering(&self, model: &str) -> Option<ProviderId> {
+        let lists = |p: &&Provider| p.models.iter().any(|known| known == model);
+        let provider = self.config.providers.iter().find(lists)?;
+        Some(provider.settings.id.clone())
     }
 }

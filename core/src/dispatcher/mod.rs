@@ -198,10 +198,7 @@ impl Dispatcher {
                 });
             }
         }
-        if self.stage == Stage::Serving
-            && let Some(id) = self.lines.keys().find(|id| !self.is_watched(id))
-        {
-            let _ = id;
+        if self.stage == Stage::Serving && !self.lines.keys().all(|id| self.is_watched(id)) {
             return Err(Broken {
                 what: "a provider's line that nobody looks at",
                 turn: None,

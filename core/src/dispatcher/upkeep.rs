@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::{Dispatcher, Stage};
 use crate::ids::TurnId;
 use crate::io::Effect;
-use crate::kit::{Purpose, Wake};
+use crate::kit::{Ctx, Purpose, Wake};
 use crate::store::{Fence, Reply, Verb};
 use crate::time::Instant;
 
@@ -29,7 +29,7 @@ impl Dispatcher {
         let due = self.now.mono + self.config.lease.renew_ms;
         self.kit.timers.arm(Wake::RenewDue, due);
         let now = self.now.mono;
-        let ctx = crate::kit::Ctx {
+        let ctx = Ctx {
             config: &self.config,
             now: self.now,
             kit: &mut self.kit,
@@ -75,7 +75,7 @@ impl Dispatcher {
                 continue;
             };
             if renewed.contains(&fence) {
-                let mut ctx = crate::kit::Ctx {
+                let mut ctx = Ctx {
                     config: &self.config,
                     now: self.now,
                     kit: &mut self.kit,
@@ -99,7 +99,7 @@ impl Dispatcher {
 
     /// A lease was not confirmed in time: stop before anyone else may start (L2).
     pub(super) fn fence_off(&mut self, turn: TurnId) {
-        let mut ctx = crate::kit::Ctx {
+        let mut ctx = Ctx {
             config: &self.config,
             now: self.now,
             kit: &mut self.kit,

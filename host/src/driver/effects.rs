@@ -365,14 +365,14 @@ async fn forward_tool(id: EffectId, mut events: mpsc::Receiver<ToolEvent>, lanes
     while let Some(event) = events.recv().await {
         match event {
             ToolEvent::Output {
-                stream: crate::exec::OutputStream::Combined,
+                stream,
                 offset,
                 text,
             } => {
                 // A preview gives way to everything else.
                 let _ = lanes.bytes.try_send(Input::ToolOutput {
                     id,
-                    stream: dispatch_core::event::OutputStream::Combined,
+                    stream,
                     offset,
                     text,
                 });

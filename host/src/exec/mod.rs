@@ -16,6 +16,7 @@
 
 use std::path::PathBuf;
 
+pub use dispatch_core::event::OutputStream;
 use dispatch_core::ids::{Epoch, TurnId};
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
@@ -59,13 +60,6 @@ pub struct ToolRequest {
     pub cwd: PathBuf,
     /// Milliseconds from the start after which the call is ended (T10).
     pub deadline_ms: u64,
-}
-
-/// Which output of a command a preview shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OutputStream {
-    /// Standard output and standard error as they came, interleaved.
-    Combined,
 }
 
 /// What a running call tells.
