@@ -9,11 +9,16 @@
 pub mod fact;
 pub mod oracle;
 pub mod planted;
+pub mod recipe;
 pub mod run;
 pub mod script;
+pub mod shrink;
+pub mod sometimes;
 pub mod sweep;
 
 mod clock;
+mod dice;
+mod luck;
 mod record;
 mod rng;
 mod scenario;

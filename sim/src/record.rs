@@ -11,20 +11,18 @@ use crate::clock::Us;
 /// Takes the lines of a trace.
 pub type Sink<'s> = Box<dyn FnMut(&str) + 's>;
 
-/// See the module's page. One step is one input with its effects.
+/// See the module's page.
 pub(crate) struct Recorder<'s> {
     digest: Xxh3,
     scratch: Vec<u8>,
-    pub(crate) steps: Option<Vec<u64>>,
     sink: Option<Sink<'s>>,
 }
 
 impl<'s> Recorder<'s> {
-    pub(crate) fn new(keeps_steps: bool, sink: Option<Sink<'s>>) -> Recorder<'s> {
+    pub(crate) fn new(sink: Option<Sink<'s>>) -> Recorder<'s> {
         Recorder {
             digest: Xxh3::new(),
             scratch: Vec::new(),
-            steps: keeps_steps.then(Vec::new),
             sink,
         }
     }
@@ -38,12 +36,6 @@ impl<'s> Recorder<'s> {
     pub(crate) fn effect(&mut self, at: Us, replica: usize, effect: &Effect) {
         self.take(effect);
         self.line(at, || format!("r{replica} -> {}", shown_effect(effect)));
-    }
-
-    pub(crate) fn end_step(&mut self) {
-        if let Some(steps) = &mut self.steps {
-            steps.push(self.digest.digest());
-        }
     }
 
     /// Of everything so far.

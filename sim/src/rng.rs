@@ -25,11 +25,14 @@ pub(crate) enum Purpose {
     Process = 8,
     /// The Dispatchers' own seeds.
     Core = 9,
+    /// What goes wrong: apart from the texture, which is the same where what went
+    /// wrong is not drawn but listed.
+    Luck = 10,
 }
 
 /// One stream of draws.
 #[derive(Clone, Debug)]
-pub(crate) struct Rng(ChaCha8Rng);
+pub(crate) struct Rng(Option<ChaCha8Rng>);
 
 impl Rng {
     /// The stream for a purpose.
@@ -44,18 +47,26 @@ impl Rng {
         for (at, word) in [seed, purpose as u64, a, b].into_iter().enumerate() {
             bytes[at * 8..at * 8 + 8].copy_from_slice(&word.to_le_bytes());
         }
-        Rng(ChaCha8Rng::from_seed(bytes))
+        Rng(Some(ChaCha8Rng::from_seed(bytes)))
+    }
+
+    /// A stream without chance: the lowest number, the first choice, and nothing
+    /// of what only happens sometimes.
+    pub(crate) fn plain() -> Rng {
+        Rng(None)
     }
 
     /// Sixty-four random bits.
     pub(crate) fn bits(&mut self) -> u64 {
-        self.0.next_u64()
+        self.0.as_mut().map_or(0, |rng| rng.next_u64())
     }
 
     /// Thirty-two random bytes.
     pub(crate) fn seed_bytes(&mut self) -> [u8; 32] {
         let mut bytes = [0; 32];
-        self.0.fill_bytes(&mut bytes);
+        if let Some(rng) = &mut self.0 {
+            rng.fill_bytes(&mut bytes);
+        }
         bytes
     }
 
@@ -80,7 +91,7 @@ impl Rng {
 
     /// True so many times in 10,000.
     pub(crate) fn chance(&mut self, per_10k: u64) -> bool {
-        self.below(10_000) < per_10k
+        self.0.is_some() && self.below(10_000) < per_10k
     }
 
     /// One of them. `choices` must not be empty.

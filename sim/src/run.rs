@@ -1,12 +1,16 @@
-//! One run of one seed.
+//! One run: of a seed, or of a recipe.
 
 use std::fmt;
 
 use crate::clock::Us;
 pub use crate::record::Sink;
+pub use crate::scenario::Profile;
 
+use crate::recipe::Recipe;
 use crate::record::shown_time;
-use crate::world::World;
+use crate::scenario::Scenario;
+use crate::sometimes::Counts;
+use crate::world::{Plan, World};
 
 /// What was found to be broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,18 +56,7 @@ impl fmt::Display for Violation {
             shown_time(self.at_us)
         )?;
         writeln!(f, "  expected: {}", self.expected)?;
-        writeln!(f, "  seen:     {}", self.seen)?;
-        f.write_str(&self.command())
-    }
-}
-
-impl Violation {
-    /// What to type to see it again.
-    pub fn command(&self) -> String {
-        format!(
-            "cargo run --release -p dispatch-sim -- run --seed {} --trace",
-            self.seed
-        )
+        write!(f, "  seen:     {}", self.seen)
     }
 }
 
@@ -76,64 +69,116 @@ pub struct Outcome {
     pub events: u64,
     /// Simulated microseconds.
     pub simulated_us: Us,
+    /// Rare situations that were met.
+    pub points: Counts,
     /// The first broken promise.
     pub violation: Option<Violation>,
 }
 
-fn outcome(mut world: World<'_>) -> (Outcome, Option<Vec<u64>>) {
+fn plan(seed: u64, profile: Profile) -> Plan {
+    Plan {
+        seed,
+        plain: false,
+        scenario: Scenario::of(seed, profile),
+        mishaps: None,
+    }
+}
+
+fn outcome(world: &mut World<'_>) -> Outcome {
     let violation = world.run();
-    let outcome = Outcome {
+    Outcome {
         digest: world.recorder.digest(),
         events: world.events,
         simulated_us: world.now_us(),
+        points: world.court.sometimes.counts,
         violation,
-    };
-    (outcome, world.recorder.steps.take())
+    }
 }
 
 /// Runs one seed.
 pub fn run(seed: u64) -> Outcome {
-    outcome(World::new(seed, false, None)).0
+    run_of(seed, Profile::Swarm)
+}
+
+/// Runs one seed of a profile.
+pub fn run_of(seed: u64, profile: Profile) -> Outcome {
+    outcome(&mut World::new(plan(seed, profile), None))
 }
 
 /// Runs one seed and hands every event to `sink`, a line each.
-pub fn trace(seed: u64, sink: Sink<'_>) -> Outcome {
-    outcome(World::new(seed, false, Some(sink))).0
+pub fn trace(seed: u64, profile: Profile, sink: Sink<'_>) -> Outcome {
+    outcome(&mut World::new(plan(seed, profile), Some(sink)))
+}
+
+/// Runs a recipe.
+pub fn replay(recipe: &Recipe, sink: Option<Sink<'_>>) -> Outcome {
+    outcome(&mut World::new(recipe.plan(), sink))
+}
+
+/// Runs one seed, and writes down what happened.
+pub fn record(seed: u64, profile: Profile) -> (Outcome, Recipe) {
+    recorded(plan(seed, profile))
+}
+
+/// Runs a recipe again, and keeps of it what really happened.
+pub(crate) fn rerecord(recipe: &Recipe) -> (Outcome, Recipe) {
+    let (outcome, again) = recorded(recipe.plan());
+    let recipe = Recipe {
+        about: recipe.about.clone(),
+        planted: recipe.planted.clone(),
+        ..again
+    };
+    (outcome, recipe)
+}
+
+fn recorded(plan: Plan) -> (Outcome, Recipe) {
+    let mut world = World::new(plan.clone(), None);
+    let outcome = outcome(&mut world);
+    let broken = outcome.violation.as_ref();
+    let oracle = broken.map_or("", |violation| violation.what.name());
+    let recipe = Recipe::new(plan, world.luck.into_happened(), oracle);
+    (outcome, recipe)
 }
 
 /// Runs one seed twice, the second time with Dispatchers that are again and
 /// again replaced by copies out of their serialised form. Both must do the same.
 pub fn run_twice(seed: u64) -> Outcome {
-    let first = run(seed);
-    let (second, _) = thawing(seed, false);
+    twice(seed, Profile::Swarm)
+}
+
+/// [`run_twice`], of a profile.
+pub fn twice(seed: u64, profile: Profile) -> Outcome {
+    let first = run_of(seed, profile);
+    let second = outcome(&mut thawing(seed, profile, None));
     if first.digest == second.digest || first.violation.is_some() {
         return first;
     }
-    let (_, first_steps) = outcome(World::new(seed, true, None));
-    let (_, second_steps) = thawing(seed, true);
-    let (a, b) = (
-        first_steps.unwrap_or_default(),
-        second_steps.unwrap_or_default(),
-    );
-    let step = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
     Outcome {
-        violation: Some(Violation {
-            seed,
-            at_us: first.simulated_us,
-            what: What::Determinism,
-            expected: format!("digest {:016x} after {} steps", first.digest, a.len()),
-            seen: format!(
-                "digest {:016x} after {} steps; step {step} is the first that differs",
-                second.digest,
-                b.len()
-            ),
-        }),
+        violation: Some(divergence(seed, profile, first.simulated_us)),
         ..first
     }
 }
 
-fn thawing(seed: u64, keeps_steps: bool) -> (Outcome, Option<Vec<u64>>) {
-    let mut world = World::new(seed, keeps_steps, None);
+fn thawing(seed: u64, profile: Profile, sink: Option<Sink<'_>>) -> World<'_> {
+    let mut world = World::new(plan(seed, profile), sink);
     world.thaws = true;
-    outcome(world)
+    world
+}
+
+/// Names the first line in which two runs differ.
+fn divergence(seed: u64, profile: Profile, ended_at: Us) -> Violation {
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    let keep = Box::new(|line: &str| first.push(line.to_owned()));
+    outcome(&mut World::new(plan(seed, profile), Some(keep)));
+    let keep = Box::new(|line: &str| second.push(line.to_owned()));
+    outcome(&mut thawing(seed, profile, Some(keep)));
+    let same = first.iter().zip(&second).take_while(|(a, b)| a == b).count();
+    let line = |lines: &[String]| lines.get(same).map_or("nothing more", |line| line).to_owned();
+    Violation {
+        seed,
+        at_us: ended_at,
+        what: What::Determinism,
+        expected: format!("as in the first run, line {same}: {}", line(&first)),
+        seen: line(&second),
+    }
 }

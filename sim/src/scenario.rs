@@ -3,16 +3,30 @@
 //! alone.
 
 use dispatch_core::ids::{ConversationId, Slug};
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Us;
 use crate::rng::{Purpose, Rng};
+use crate::script::Script;
 
 pub(crate) const SECOND: Us = 1_000_000;
 pub(crate) const MINUTE: Us = 60 * SECOND;
 pub(crate) const HOUR: Us = 60 * MINUTE;
 
+/// From which family of scenarios seeds draw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// Anything, most kinds of trouble left out of most seeds.
+    #[default]
+    Swarm,
+    /// Three replicas, an hour with a storm in it, at least a hundred turns: the
+    /// measure of the simulator's speed.
+    Storm,
+}
+
 /// The plan of one run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Scenario {
     pub(crate) replicas: usize,
     /// Streams in flight, by provider.
@@ -31,7 +45,8 @@ pub(crate) struct Scenario {
 }
 
 /// A conversation that a client holds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Conversation {
     /// `None`: the server names it.
     pub(crate) id: Option<ConversationId>,
@@ -40,16 +55,20 @@ pub(crate) struct Conversation {
 }
 
 /// A message to be sent; its token is its index.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Message {
     pub(crate) conversation: usize,
     pub(crate) keyed: bool,
     /// Sent to two replicas at once.
     pub(crate) doubled: bool,
+    /// What the model says to it.
+    pub(crate) script: Script,
 }
 
 /// Something that a client does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub(crate) enum Act {
     Submit {
         token: u32,
@@ -73,18 +92,23 @@ pub(crate) enum Act {
 }
 
 /// Something that befalls a process or the provider.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub(crate) enum Chaos {
-    /// `kill -9`, now or after so many more effects.
+    /// `kill -9`.
     Kill {
         replica: usize,
-        after_effects: Option<u32>,
+        when: When,
         down: Us,
     },
     /// SIGTERM.
     Shutdown { replica: usize, down: Us },
     /// SIGSTOP, SIGCONT.
-    Pause { replica: usize, during: Us },
+    Pause {
+        replica: usize,
+        when: When,
+        during: Us,
+    },
     /// The store cannot be reached.
     Partition { replica: usize, during: Us },
     /// Every request is refused.
@@ -93,7 +117,38 @@ pub(crate) enum Chaos {
     WallJump { replica: usize, by_ms: i64 },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The moment at which a process is hit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum When {
+    Now,
+    /// Having carried out so many more effects.
+    AfterEffects(u32),
+    /// A kill: with the next effect of this name still to be carried out. A pause:
+    /// having carried it out.
+    At(String),
+}
+
+/// Effects at which processes are hit: those that leave something half done.
+pub(crate) const HIT_AT: [&str; 14] = [
+    "accept",
+    "apply-grants",
+    "checkpoint",
+    "commit-step",
+    "elect",
+    "load",
+    "park",
+    "schedule-retry",
+    "tools-finished",
+    "tools-started",
+    "answer",
+    "open-provider",
+    "publish",
+    "start-tool",
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum StormKind {
     RateLimited,
     RateLimitedWithRetryAfter,
@@ -102,7 +157,8 @@ pub(crate) enum StormKind {
 }
 
 /// How a request can go wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Fault {
     RateLimited,
     RetryAfter,
@@ -150,7 +206,8 @@ const FAULTS: [(Fault, u64); 20] = [
 ];
 
 /// Rates, each in 10,000.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Faults {
     pub(crate) provider: u64,
     pub(crate) provider_kinds: Vec<(Fault, u64)>,
@@ -160,27 +217,37 @@ pub(crate) struct Faults {
     pub(crate) store_twice: u64,
     pub(crate) tool_hang: u64,
     pub(crate) tool_end_lost: u64,
+    pub(crate) tool_fails: u64,
     /// The slowest answer of the store, in microseconds.
     pub(crate) store_slowest: Us,
 }
 
 impl Scenario {
-    pub(crate) fn of(seed: u64) -> Scenario {
+    pub(crate) fn of(seed: u64, profile: Profile) -> Scenario {
         let rng = &mut Rng::new(seed, Purpose::Scenario);
-        let replicas = rng.weighted(&[(1, 4), (2, 4), (3, 2)]);
-        let is_long = rng.chance(100);
-        let calm_at = match is_long {
-            true => rng.range(10 * HOUR, 14 * HOUR),
-            false => rng.spread(6 * MINUTE, 2 * HOUR),
+        let is_storm = profile == Profile::Storm;
+        let replicas = match is_storm {
+            true => 3,
+            false => rng.weighted(&[(1, 4), (2, 4), (3, 2)]),
+        };
+        let is_long = !is_storm && rng.chance(100);
+        let calm_at = match (is_storm, is_long) {
+            (true, _) => HOUR,
+            (false, true) => rng.range(10 * HOUR, 14 * HOUR),
+            (false, false) => rng.spread(6 * MINUTE, 2 * HOUR),
         };
         let providers = rng.weighted(&[(1, 4), (2, 1)]);
-        let conversations = conversations(rng, providers);
-        let count = rng.range(10, 40);
-        let messages: Vec<Message> = (0..count)
-            .map(|_| Message {
+        let (talks, count) = match is_storm {
+            true => (rng.range(30, 40), rng.range(100, 120)),
+            false => (rng.range(3, 14), rng.range(10, 40)),
+        };
+        let conversations = conversations(rng, talks, providers);
+        let messages = (0..count)
+            .map(|token| Message {
                 conversation: rng.index(conversations.len()),
                 keyed: rng.chance(6_000),
                 doubled: rng.chance(1_500),
+                script: script(seed, token),
             })
             .collect();
         let mut scenario = Scenario {
@@ -206,12 +273,23 @@ impl Scenario {
             conversations,
             messages,
         };
-        scenario.plan_clients(rng);
+        scenario.plan_clients(rng, seed);
         scenario.plan_chaos(rng, is_long);
+        if is_storm && !scenario.has_storm() {
+            let during = rng.spread(10 * MINUTE, 40 * MINUTE);
+            let kind = StormKind::RateLimited;
+            let storm = Chaos::Storm { during, kind };
+            scenario.chaos.push((rng.range(0, 20 * MINUTE), storm));
+        }
         scenario
     }
 
-    fn plan_clients(&mut self, rng: &mut Rng) {
+    fn has_storm(&self) -> bool {
+        let mut chaos = self.chaos.iter();
+        chaos.any(|(_, chaos)| matches!(chaos, Chaos::Storm { .. }))
+    }
+
+    fn plan_clients(&mut self, rng: &mut Rng, seed: u64) {
         let span = self.calm_at.min(HOUR) - MINUTE;
         let aborts = rng.chance(4_000);
         let bursts = rng.chance(5_000);
@@ -254,15 +332,17 @@ impl Scenario {
             }
         }
         // A few in the calm: nothing hinders these.
-        for token in 0..3u32 {
-            let at = self.calm_at + u64::from(token + 1) * 3 * SECOND;
-            let number = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
+        for nth in 1..=3 {
+            let at = self.calm_at + nth * 3 * SECOND;
+            let token = self.messages.len() as u64;
             self.messages.push(Message {
                 conversation: rng.index(self.conversations.len()),
                 keyed: true,
                 doubled: false,
+                script: script(seed, token),
             });
-            self.acts.push((at, Act::Submit { token: number }));
+            let token = u32::try_from(token).unwrap_or(u32::MAX);
+            self.acts.push((at, Act::Submit { token }));
         }
     }
 
@@ -281,13 +361,15 @@ impl Scenario {
             };
             befall(crashes, 12 * MINUTE, &mut |rng| Chaos::Kill {
                 replica,
-                after_effects: rng
-                    .chance(6_000)
-                    .then(|| u32::try_from(rng.below(12)).unwrap_or(0)),
+                when: When::drawn(rng),
                 down: rng.spread(SECOND / 2, 2 * MINUTE),
             });
             befall(pauses, 12 * MINUTE, &mut |rng| Chaos::Pause {
                 replica,
+                when: match rng.chance(3_000) {
+                    true => When::drawn(rng),
+                    false => When::Now,
+                },
                 during: rng.spread(SECOND, 5 * MINUTE),
             });
             befall(partitions, 15 * MINUTE, &mut |rng| Chaos::Partition {
@@ -323,13 +405,16 @@ impl Scenario {
     }
 }
 
-fn conversations(rng: &mut Rng, providers: usize) -> Vec<Conversation> {
+fn script(seed: u64, token: u64) -> Script {
+    Script::of(seed, u32::try_from(token).unwrap_or(u32::MAX))
+}
+
+fn conversations(rng: &mut Rng, few: u64, providers: usize) -> Vec<Conversation> {
     let slugs: Vec<Slug> = ["default", "docs", "urgent", "night"]
         .into_iter()
         .filter_map(|name| Slug::try_from(name).ok())
         .collect();
-    let (few, shown) = (rng.range(3, 14), rng.range(1, 4));
-    let shown = usize::try_from(shown).unwrap_or(1);
+    let shown = usize::try_from(rng.range(1, 4)).unwrap_or(1);
     (0..few)
         .map(|n| Conversation {
             id: match rng.chance(8_500) {
@@ -340,6 +425,16 @@ fn conversations(rng: &mut Rng, providers: usize) -> Vec<Conversation> {
             provider: rng.index(providers),
         })
         .collect()
+}
+
+impl When {
+    fn drawn(rng: &mut Rng) -> When {
+        match rng.below(10) {
+            0..4 => When::Now,
+            4..7 => When::AfterEffects(u32::try_from(rng.below(12)).unwrap_or(0)),
+            _ => When::At((*rng.pick(&HIT_AT)).to_owned()),
+        }
+    }
 }
 
 impl Faults {
@@ -362,6 +457,7 @@ impl Faults {
             store_twice: rate(3_000, 300),
             tool_hang: rate(3_000, 1_500),
             tool_end_lost: rate(2_000, 500),
+            tool_fails: rate(5_000, 3_000),
             store_slowest: rate(3_000, 400) * 1_000 + 4_000,
         }
     }
@@ -373,9 +469,9 @@ mod tests {
 
     #[test]
     fn a_scenario_repeats_and_no_kind_of_trouble_is_left_out_of_many() {
-        let text = |seed| format!("{:?}", Scenario::of(seed));
+        let text = |seed| format!("{:?}", Scenario::of(seed, Profile::Swarm));
         assert_eq!(text(4), text(4));
-        let many: Vec<Scenario> = (0..300).map(Scenario::of).collect();
+        let many: Vec<Scenario> = (0..300).map(|seed| Scenario::of(seed, Profile::Swarm)).collect();
         let some = |met: &dyn Fn(&Chaos) -> bool| {
             many.iter()
                 .any(|s| s.chaos.iter().any(|(_, chaos)| met(chaos)))

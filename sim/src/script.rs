@@ -2,10 +2,13 @@
 //! the user message carries, so that provider and oracles agree on it without
 //! talking to each other.
 
+use serde::{Deserialize, Serialize};
+
 use crate::rng::{Purpose, Rng};
 
 /// A turn as the model will play it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Script {
     /// The number in the user message.
     pub token: u32,
@@ -14,7 +17,8 @@ pub struct Script {
 }
 
 /// One step of a [`Script`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct StepScript {
     /// May be empty.
     pub reasoning: String,
@@ -25,7 +29,8 @@ pub struct StepScript {
 }
 
 /// One tool call of a [`StepScript`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CallScript {
     /// As the vendor names it: not always unique, sometimes nothing.
     pub id: String,

@@ -22,6 +22,7 @@ pub(crate) struct Clients {
     /// Submissions whose client has an answer or has given up.
     settled: BTreeSet<u32>,
     acts_left: usize,
+    to_be_sent: usize,
 }
 
 #[derive(Clone)]
@@ -45,6 +46,9 @@ impl Clients {
             turns: BTreeMap::new(),
             settled: BTreeSet::new(),
             acts_left: scenario.acts.len(),
+            to_be_sent: (scenario.acts.iter())
+                .filter(|(_, act)| matches!(act, Act::Submit { .. }))
+                .count(),
         }
     }
 
@@ -53,8 +57,8 @@ impl Clients {
     }
 
     /// Every client has done what it was going to do.
-    pub(super) fn are_done(&self, scenario: &Scenario) -> bool {
-        self.acts_left == 0 && self.settled.len() == scenario.messages.len()
+    pub(super) fn are_done(&self) -> bool {
+        self.acts_left == 0 && self.settled.len() == self.to_be_sent
     }
 }
 
@@ -126,7 +130,7 @@ impl World<'_> {
         if reachable.is_empty() {
             return false;
         }
-        let replica = *self.dice.clients.pick(&reachable);
+        let replica = *self.dice.clients().pick(&reachable);
         let life = self.replicas[replica].life;
         self.clients.commands += 1;
         let n = self.clients.commands;
@@ -139,7 +143,7 @@ impl World<'_> {
         self.clients.pending.insert(n, pending);
         let id = CommandId(n);
         // Some arrive in one and the same millisecond.
-        let after = self.dice.clients.below(3) * 700;
+        let after = self.dice.clients().below(3) * 700;
         self.send(after, replica, life, Input::Command { id, command });
         self.queue_in(PATIENCE, Event::GiveUp(n));
         true
@@ -212,7 +216,7 @@ impl World<'_> {
             return;
         }
         if self.scenario.messages[token as usize].keyed {
-            let after = self.dice.clients.spread(SECOND, 5 * SECOND);
+            let after = self.dice.clients().spread(SECOND, 5 * SECOND);
             self.again(token, after);
         } else {
             self.clients.settled.insert(token);

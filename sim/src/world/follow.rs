@@ -10,6 +10,7 @@ use dispatch_core::ids::{ConversationId, Seq};
 use super::{Event, World};
 use crate::fact::Fact;
 use crate::scenario::SECOND;
+use crate::sometimes::Point;
 
 #[derive(Default)]
 pub(crate) struct Followers {
@@ -44,7 +45,7 @@ impl World<'_> {
         if up.is_empty() {
             return;
         }
-        let replica = *self.dice.clients.pick(&up);
+        let replica = *self.dice.clients().pick(&up);
         if let Some(follower) = self.followers.all.get_mut(conversation) {
             follower.replica = Some(replica);
         }
@@ -89,7 +90,10 @@ impl World<'_> {
                     event: &event,
                 });
             }
-            Some(_) => self.catch_up(&event.conversation),
+            Some(_) => {
+                self.court.sometimes.hit(Point::FollowerCaughtUp);
+                self.catch_up(&event.conversation);
+            }
             None => self.tell(&Fact::Seen {
                 client,
                 event: &event,
@@ -119,7 +123,7 @@ impl World<'_> {
         for conversation in conversations {
             let follower = &self.followers.all[&conversation];
             let (cursor, is_cut) = (follower.cursor, follower.replica.is_none());
-            if is_cut || self.dice.clients.chance(1_000) {
+            if is_cut || self.dice.clients().chance(1_000) {
                 self.attach(&conversation);
             } else if self.last_event(&conversation) > cursor {
                 self.catch_up(&conversation);

@@ -2,6 +2,7 @@
 //! clients, moved by one queue of events.
 
 mod clients;
+mod court;
 mod follow;
 mod process;
 mod provider;
@@ -19,14 +20,15 @@ use dispatch_core::io::Input;
 use dispatch_core::store::{Model, TurnRow};
 
 use crate::clock::{Us, store_time};
+use crate::dice::Dice;
 use crate::fact::{Fact, Moment};
-use crate::oracle::{Breach, Oracle, Terms, all};
+use crate::luck::{Luck, Mishap};
+use crate::oracle::Terms;
 use crate::record::{Recorder, Sink};
-use crate::rng::{Purpose, Rng};
-use crate::run::{Violation, What};
+use crate::run::Violation;
 use crate::scenario::{Act, Chaos, Scenario, StormKind};
-use crate::script::Script;
 use clients::Clients;
+use court::Court;
 use follow::Followers;
 use process::Replica;
 use provider::Streams;
@@ -103,15 +105,6 @@ impl Ord for Entry {
     }
 }
 
-/// Randomness by purpose.
-pub(crate) struct Dice {
-    network: Rng,
-    store: Rng,
-    clients: Rng,
-    process: Rng,
-    core: Rng,
-}
-
 /// What the oracles have been told of the store.
 #[derive(Default)]
 struct Mirror {
@@ -120,15 +113,26 @@ struct Mirror {
     open: BTreeMap<TurnId, TurnRow>,
 }
 
+/// What a world is made from.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    /// Without texture: see [`Dice`].
+    pub(crate) plain: bool,
+    pub(crate) scenario: Scenario,
+    /// What goes wrong; `None`: it is drawn by the scenario's rates.
+    pub(crate) mishaps: Option<Vec<Mishap>>,
+}
+
 /// See the module's page.
 pub(crate) struct World<'s> {
-    seed: u64,
     scenario: Rc<Scenario>,
     terms: Rc<Terms>,
     at: Us,
     queued: u64,
     queue: BinaryHeap<Reverse<Entry>>,
     dice: Dice,
+    pub(crate) luck: Luck,
     model: Model,
     mirror: Mirror,
     providers: Vec<ProviderId>,
@@ -138,8 +142,7 @@ pub(crate) struct World<'s> {
     runs: Runs,
     clients: Clients,
     followers: Followers,
-    oracles: Vec<Box<dyn Oracle>>,
-    violation: Option<Violation>,
+    pub(crate) court: Court,
     calm: bool,
     resting_since: Option<Us>,
     over: bool,
@@ -150,28 +153,32 @@ pub(crate) struct World<'s> {
 }
 
 impl<'s> World<'s> {
-    pub(crate) fn new(seed: u64, keeps_steps: bool, sink: Option<Sink<'s>>) -> World<'s> {
-        let scenario = Rc::new(Scenario::of(seed));
-        let tokens = u32::try_from(scenario.messages.len()).unwrap_or(u32::MAX);
+    pub(crate) fn new(plan: Plan, sink: Option<Sink<'s>>) -> World<'s> {
+        let Plan {
+            seed,
+            plain,
+            scenario,
+            mishaps,
+        } = plan;
+        let luck = match mishaps {
+            Some(mishaps) => Luck::listed(mishaps),
+            None => Luck::drawn(&scenario.faults),
+        };
+        let scenario = Rc::new(scenario);
+        let messages = scenario.messages.iter();
         let terms = Rc::new(Terms {
-            scripts: (0..tokens).map(|token| Script::of(seed, token)).collect(),
+            scripts: messages.map(|message| message.script.clone()).collect(),
             repeats_cuts: scenario.repeats_cuts,
             seals: scenario.seals,
             resume_limit: 3,
         });
         let providers = ["north", "south"].into_iter().take(scenario.limits.len());
         let mut world = World {
-            seed,
             at: 0,
             queued: 0,
             queue: BinaryHeap::new(),
-            dice: Dice {
-                network: Rng::new(seed, Purpose::Network),
-                store: Rng::new(seed, Purpose::Store),
-                clients: Rng::new(seed, Purpose::Clients),
-                process: Rng::new(seed, Purpose::Process),
-                core: Rng::new(seed, Purpose::Core),
-            },
+            dice: Dice::new(seed, plain),
+            luck,
             model: Model::default(),
             mirror: Mirror::default(),
             providers: providers
@@ -183,12 +190,11 @@ impl<'s> World<'s> {
             runs: Runs::default(),
             clients: Clients::new(&scenario),
             followers: Followers::default(),
-            oracles: all(&terms),
-            violation: None,
+            court: Court::new(seed, &terms, scenario.replicas),
             calm: false,
             resting_since: None,
             over: false,
-            recorder: Recorder::new(keeps_steps, sink),
+            recorder: Recorder::new(sink),
             events: 0,
             thaws: false,
             scenario,
@@ -220,17 +226,18 @@ impl<'s> World<'s> {
     pub(crate) fn run(&mut self) -> Option<Violation> {
         while let Some(Reverse(entry)) = self.queue.pop() {
             self.at = entry.at;
+            self.dice.move_to(self.at);
             self.model.now = store_time(self.at);
             self.events += 1;
             self.happen(entry.event);
             if self.events > MOST_EVENTS {
                 self.give_up_waiting();
             }
-            if self.over || self.violation.is_some() {
+            if self.over || self.court.violation.is_some() {
                 break;
             }
         }
-        self.violation.take()
+        self.court.violation.take()
     }
 
     /// Simulated time so far.
@@ -298,13 +305,7 @@ impl<'s> World<'s> {
 
     fn tell(&mut self, fact: &Fact<'_>) {
         let moment = self.moment();
-        judge(
-            &mut self.oracles,
-            &mut self.violation,
-            self.seed,
-            moment,
-            fact,
-        );
+        self.court.hear(&moment, fact);
     }
 
     /// Tells of what the store has logged since the last time.
@@ -318,13 +319,7 @@ impl<'s> World<'s> {
             for event in self.model.log_after(id, *known) {
                 self.recorder
                     .line(self.at, || format!("log {}", event.to_json()));
-                judge(
-                    &mut self.oracles,
-                    &mut self.violation,
-                    self.seed,
-                    moment,
-                    &Fact::Logged(event),
-                );
+                self.court.hear(&moment, &Fact::Logged(event));
             }
             *known = row.last_seq;
         }
@@ -339,28 +334,5 @@ impl<'s> World<'s> {
 
     fn events_after(&self, conversation: &ConversationId, after: Seq) -> Vec<AgentEvent> {
         self.model.log_after(conversation, after).cloned().collect()
-    }
-}
-
-fn judge(
-    oracles: &mut [Box<dyn Oracle>],
-    violation: &mut Option<Violation>,
-    seed: u64,
-    moment: Moment,
-    fact: &Fact<'_>,
-) {
-    for oracle in oracles {
-        if violation.is_some() {
-            return;
-        }
-        if let Err(Breach { expected, seen }) = oracle.see(&moment, fact) {
-            *violation = Some(Violation {
-                seed,
-                at_us: moment.at,
-                what: What::Oracle(oracle.name()),
-                expected,
-                seen,
-            });
-        }
     }
 }

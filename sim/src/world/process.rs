@@ -14,7 +14,8 @@ use dispatch_core::store::{ProviderSettings, Reply};
 use super::{Event, World};
 use crate::clock::{Clock, Us};
 use crate::fact::{Fact, Life};
-use crate::scenario::{Chaos, MINUTE, SECOND};
+use crate::scenario::{Chaos, MINUTE, SECOND, When};
+use crate::sometimes::Point;
 
 /// A place where processes live, one after the other.
 pub(crate) struct Replica {
@@ -35,8 +36,8 @@ pub(crate) struct Process {
     clock: Clock,
     boot: u64,
     armed: Option<Us>,
-    /// Dies after so many more effects, and stays dead for so long.
-    doom: Option<(u32, Us)>,
+    /// What hits it at one of its next effects.
+    doom: Option<Doom>,
     feeds: u64,
     pub(super) streams: BTreeMap<EffectId, u32>,
     pub(super) runs: BTreeMap<EffectId, usize>,
@@ -44,6 +45,52 @@ pub(crate) struct Process {
     pub(super) epochs: BTreeMap<TurnId, Epoch>,
     stopped_at: Us,
     fresh_bytes: usize,
+}
+
+/// A kill or a pause that waits for its moment.
+struct Doom {
+    when: When,
+    hit: Hit,
+}
+
+#[derive(Clone, Copy)]
+enum Hit {
+    /// Dead for so long.
+    Kill(Us),
+    /// Stopped for so long.
+    Pause(Us),
+}
+
+impl Doom {
+    /// Whether this effect's moment is the one.
+    fn is_due(&mut self, effect: &Effect) -> bool {
+        match &mut self.when {
+            When::Now | When::AfterEffects(0) => true,
+            When::AfterEffects(left) => {
+                *left -= 1;
+                false
+            }
+            When::At(name) => effect_name(effect) == name,
+        }
+    }
+}
+
+/// Of a verb its own name: as [`When::At`] has it.
+fn effect_name(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::Store { verb, .. } => verb.name(),
+        Effect::OpenProvider { .. } => "open-provider",
+        Effect::CloseProvider { .. } => "close-provider",
+        Effect::StartTool { .. } => "start-tool",
+        Effect::KillTool { .. } => "kill-tool",
+        Effect::ReapTool { .. } => "reap-tool",
+        Effect::Publish { .. } => "publish",
+        Effect::Wake { .. } => "wake",
+        Effect::Answer { .. } => "answer",
+        Effect::Trace { .. } => "trace",
+        Effect::Ready { .. } => "ready",
+        Effect::Drained => "drained",
+    }
 }
 
 /// How often invariants are checked and the state is frozen and thawed, in inputs.
@@ -66,6 +113,12 @@ impl Replica {
         }
     }
 
+    /// Whether this owner's life is the present one.
+    pub(super) fn runs(&self, owner: &Owner) -> bool {
+        let boot = self.process.as_ref().map(|process| process.boot);
+        self.node == owner.node && boot == Some(owner.boot)
+    }
+
     /// Accepts connections: a stopped process's kernel does so, too.
     pub(super) fn is_reachable(&self) -> bool {
         self.process.is_some()
@@ -79,10 +132,10 @@ impl World<'_> {
         if place.life != life || place.process.is_some() {
             return;
         }
-        let drift_ppm = i64::try_from(self.dice.process.below(400)).unwrap_or(0) - 200;
-        let offset_ms = self.dice.process.below(1 << 40);
-        let boot = self.dice.core.bits();
-        let seed = self.dice.core.seed_bytes();
+        let drift_ppm = i64::try_from(self.dice.process().below(400)).unwrap_or(0) - 200;
+        let offset_ms = self.dice.process().below(1 << 40);
+        let boot = self.dice.core().bits();
+        let seed = self.dice.core().seed_bytes();
         let clock = Clock::new(self.at, offset_ms, drift_ppm, place.wall_ahead_ms);
         let owner = Owner {
             node: place.node.clone(),
@@ -153,7 +206,8 @@ impl World<'_> {
     /// Hands an input to a process, or keeps it until the process goes on.
     pub(super) fn deliver(&mut self, replica: usize, life: u32, input: Input) {
         let place = &mut self.replicas[replica];
-        if place.life != life {
+        if place.life != life || place.state == Life::Down {
+            self.court.sometimes.hit(Point::ToTheDead);
             return;
         }
         match place.state {
@@ -205,19 +259,25 @@ impl World<'_> {
             let Some(effect) = process.core.poll_effect() else {
                 break;
             };
-            match &mut process.doom {
-                Some((0, down)) => {
-                    let down = *down;
-                    self.die(replica, down);
-                    break;
-                }
-                Some((left, _)) => *left -= 1,
-                None => {}
+            let hit = process.doom.take_if(|doom| doom.is_due(&effect));
+            let hit = hit.map(|doom| doom.hit);
+            if hit.is_some() {
+                self.court.sometimes.hit(Point::HitBetweenEffects);
+            }
+            if let Some(Hit::Kill(down)) = hit {
+                self.die(replica, down);
+                break;
             }
             self.recorder.effect(self.at, replica, &effect);
             self.carry_out(replica, effect);
+            if let Some(Hit::Pause(during)) = hit {
+                // The rest of its effects is carried out when it goes on.
+                self.stop(replica, during);
+                if self.replicas[replica].state == Life::Paused {
+                    break;
+                }
+            }
         }
-        self.recorder.end_step();
         self.arm(replica);
     }
 
@@ -246,6 +306,7 @@ impl World<'_> {
             Effect::Trace { .. } => {}
             Effect::Ready { .. } => self.weigh_fresh(replica),
             Effect::Drained => {
+                self.court.sometimes.hit(Point::Drained);
                 let life = self.replicas[replica].life;
                 self.queue_in(0, Event::DrainedOrNot { replica, life });
             }
@@ -282,7 +343,7 @@ impl World<'_> {
             return;
         };
         // Timers are never early and often a little late.
-        let late = self.dice.process.below(3_000);
+        let late = self.dice.process().below(3_000);
         let fires_at = process.clock.when(due, at) + late;
         if process.armed.is_none_or(|armed| armed > fires_at) {
             process.armed = Some(fires_at);
@@ -308,7 +369,11 @@ impl World<'_> {
     /// Ticks until nothing is due.
     fn tick(&mut self, replica: usize) {
         for _ in 0..TICKS_AT_ONCE {
-            let is_due = self.replicas[replica].process.as_ref().is_some_and(|p| {
+            let place = &self.replicas[replica];
+            if place.state == Life::Paused {
+                return;
+            }
+            let is_due = place.process.as_ref().is_some_and(|p| {
                 let due = p.core.poll_timeout();
                 due.is_some_and(|(due, _)| due <= p.clock.now(self.at).mono)
             });
@@ -337,20 +402,29 @@ impl World<'_> {
         match chaos {
             Chaos::Kill {
                 replica,
-                after_effects,
+                when,
                 down,
-            } => {
-                let place = &mut self.replicas[replica];
-                match (&mut place.process, after_effects) {
-                    (Some(process), Some(effects)) if place.state != Life::Paused => {
-                        process.doom = Some((effects, down));
-                    }
-                    (Some(_), _) => self.die(replica, down),
-                    (None, _) => {}
+            } => match self.replicas[replica].state {
+                Life::Down => {}
+                Life::Draining => {
+                    self.court.sometimes.hit(Point::DiedDraining);
+                    self.die(replica, down);
                 }
-            }
+                Life::Paused => self.die(replica, down),
+                Life::Up if when == When::Now => self.die(replica, down),
+                Life::Up => self.doom(replica, when, Hit::Kill(down)),
+            },
             Chaos::Shutdown { replica, down } => self.shut_down(replica, down),
-            Chaos::Pause { replica, during } => self.stop(replica, during),
+            Chaos::Pause {
+                replica,
+                when: When::Now,
+                during,
+            } => self.stop(replica, during),
+            Chaos::Pause {
+                replica,
+                when,
+                during,
+            } => self.doom(replica, when, Hit::Pause(during)),
             Chaos::Partition { replica, during } => {
                 let until = (self.at + during).min(self.scenario.calm_at);
                 let place = &mut self.replicas[replica];
@@ -369,6 +443,12 @@ impl World<'_> {
                     place.wall_ahead_ms = process.clock.wall_ahead_ms();
                 }
             }
+        }
+    }
+
+    fn doom(&mut self, replica: usize, when: When, hit: Hit) {
+        if let Some(process) = &mut self.replicas[replica].process {
+            process.doom = Some(Doom { when, hit });
         }
     }
 
@@ -409,7 +489,8 @@ impl World<'_> {
         let stopped_at = place.process.as_ref().map_or(self.at, |p| p.stopped_at);
         self.excuse_silence(replica, self.at - stopped_at);
         self.tell_life(replica, Life::Up);
-        if self.dice.process.chance(5_000) {
+        self.drain(replica);
+        if self.dice.process().chance(5_000) {
             self.tick(replica);
         }
         for input in inbox {

@@ -10,7 +10,7 @@ use dispatch_core::wire::validate::validate_transcript;
 use super::{Event, World};
 use crate::clock::Us;
 use crate::fact::{Cause, Fact, Request};
-use crate::rng::{Purpose, Rng};
+use crate::rng::Purpose;
 use crate::scenario::SECOND;
 use crate::script::Script;
 use crate::sse;
@@ -88,7 +88,7 @@ impl World<'_> {
         };
         self.streams.open.insert(stream, opened);
         self.tell(&Fact::Opened { turn, epoch });
-        let after = self.dice.network.spread(500, 30_000);
+        let after = self.dice.network().spread(500, 30_000);
         self.queue_in(after, Event::Arrive(stream));
     }
 
@@ -104,7 +104,7 @@ impl World<'_> {
     pub(super) fn abandon_stream(&mut self, stream: u32, within: Us) {
         if let Some(open) = self.streams.open.get_mut(&stream) {
             open.abandoned = true;
-            let after = self.dice.network.spread(500, within);
+            let after = self.dice.network().spread(500, within);
             self.queue_in(after, Event::Gone(stream));
         }
     }
@@ -138,17 +138,17 @@ impl World<'_> {
                     .or_default();
                 *tries += 1;
                 let key = (u64::from(asked.token) << 16) | asked.step as u64;
-                let mut rng = Rng::keyed(self.seed, Purpose::Provider, key, *tries);
+                let mut rng = self.dice.keyed(Purpose::Provider, key, *tries);
                 let storm = self.storm.filter(|(until, _)| *until > self.at);
-                let faults = &self.scenario.faults;
-                let fails = rng.chance(faults.provider) && !self.calm;
                 match storm {
                     Some((_, kind)) => sse::storm_answer(&mut rng, kind),
-                    None if fails => {
-                        let fault = rng.weighted(&faults.provider_kinds);
-                        sse::answer(&mut rng, step, Some(fault))
+                    None => {
+                        let luck = &mut self.dice.keyed(Purpose::Luck, key, *tries);
+                        let step_n = u32::try_from(asked.step).unwrap_or(u32::MAX);
+                        let of = (asked.token, step_n, *tries);
+                        let fault = self.luck.fault(luck, of, self.calm);
+                        sse::answer(&mut rng, step, fault)
                     }
-                    None => sse::answer(&mut rng, step, None),
                 }
             }
             (Ok(()) | Err(_), _) => sse::rejection(verdict.as_ref().err().map_or("", |why| why)),

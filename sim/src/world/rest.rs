@@ -36,7 +36,7 @@ impl World<'_> {
 
     fn look_for_rest(&mut self) {
         let leftovers = self.leftovers();
-        let rests = leftovers.is_clean() && self.clients.are_done(&self.scenario);
+        let rests = leftovers.is_clean() && self.clients.are_done();
         if !rests {
             self.resting_since = None;
             if self.at > self.scenario.calm_at + CALM_LASTS {
@@ -59,7 +59,7 @@ impl World<'_> {
     }
 
     fn finish(&mut self, mut leftovers: Leftovers) {
-        if !self.clients.are_done(&self.scenario) {
+        if !self.clients.are_done() {
             leftovers.unanswered += 1;
         }
         let cursors = self.cursors();

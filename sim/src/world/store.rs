@@ -4,10 +4,12 @@ use dispatch_core::ids::{EffectId, ProviderId, TurnId};
 use dispatch_core::io::Input;
 use dispatch_core::store::{Outcome, Reply, StoreFault, TurnState, Verb};
 
-use super::{Event, World, judge};
+use super::{Event, World};
 use crate::clock::Us;
-use crate::fact::{Fact, Waiting};
+use crate::fact::{Fact, Life, Waiting};
+use crate::luck::{Ask, Fate};
 use crate::scenario::SECOND;
+use crate::sometimes::Point;
 
 /// A verb on its way.
 pub(crate) struct AtStore {
@@ -16,26 +18,6 @@ pub(crate) struct AtStore {
     id: EffectId,
     verb: Verb,
     fate: Fate,
-}
-
-/// What becomes of a verb.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Fine,
-    /// It lands; the reply says that nobody knows.
-    UnknownLanded,
-    /// It does not land; the reply says that nobody knows.
-    UnknownLost,
-    /// It does not land, and the reply says so.
-    Failed,
-    /// It lands; the reply comes after the core has given up.
-    LateReply,
-    /// It lands after the core has given up.
-    LateLanding,
-    /// It does not land, and no reply comes.
-    Lost,
-    /// Its reply comes twice.
-    Twice,
 }
 
 impl World<'_> {
@@ -48,14 +30,14 @@ impl World<'_> {
         if let Verb::ApplyGrants(plan) = &verb {
             self.tell(&Fact::Planned { replica, plan });
         }
-        let fate = self.fate(replica);
+        let fate = self.fate(replica, &verb);
         if !matches!(fate, Fate::Fine | Fate::Twice) {
             self.tell(&Fact::Trouble { replica });
             self.recorder
                 .line(self.at, || format!("store {}: {fate:?}", id.n));
         }
         let after = match fate {
-            Fate::LateLanding => self.dice.store.range(25 * SECOND, 45 * SECOND),
+            Fate::LateLanding => self.dice.store().range(25 * SECOND, 45 * SECOND),
             _ => self.store_delay(),
         };
         let verb = Box::new(AtStore {
@@ -70,31 +52,18 @@ impl World<'_> {
 
     fn store_delay(&mut self) -> Us {
         let slowest = self.scenario.faults.store_slowest;
-        self.dice.store.spread(200, slowest)
+        self.dice.store().spread(200, slowest)
     }
 
-    fn fate(&mut self, replica: usize) -> Fate {
-        let dice = &mut self.dice.store;
-        if self.replicas[replica].cut_off_until > self.at {
-            return *dice.pick(&[Fate::Failed, Fate::Lost, Fate::UnknownLost]);
-        }
-        if self.calm {
-            return Fate::Fine;
-        }
-        let faults = &self.scenario.faults;
-        if dice.chance(faults.store_unknown) {
-            return *dice.pick(&[Fate::UnknownLanded, Fate::UnknownLost]);
-        }
-        if dice.chance(faults.store_failed) {
-            return Fate::Failed;
-        }
-        if dice.chance(faults.store_stall) {
-            return *dice.pick(&[Fate::LateReply, Fate::LateLanding, Fate::Lost]);
-        }
-        if dice.chance(faults.store_twice) {
-            return Fate::Twice;
-        }
-        Fate::Fine
+    fn fate(&mut self, replica: usize, verb: &Verb) -> Fate {
+        let ask = Ask {
+            at: self.at,
+            replica,
+            verb: verb.name(),
+            is_calm: self.calm,
+        };
+        let is_cut_off = self.replicas[replica].cut_off_until > self.at;
+        self.luck.fate(self.dice.luck(), ask, is_cut_off)
     }
 
     pub(super) fn at_store(&mut self, asked: AtStore) {
@@ -107,9 +76,10 @@ impl World<'_> {
         } = asked;
         let has_died =
             self.replicas[replica].life != life || self.replicas[replica].process.is_none();
-        if has_died && self.dice.store.chance(5_000) {
+        if has_died && self.dice.store().chance(5_000) {
             return;
         }
+        self.court.sometimes.befell(&verb, fate);
         let outcome: Outcome = match fate {
             Fate::Fine | Fate::Twice | Fate::LateReply | Fate::LateLanding => Ok(self.land(&verb)),
             Fate::UnknownLanded => {
@@ -121,7 +91,7 @@ impl World<'_> {
             Fate::Lost => return,
         };
         let after = match fate {
-            Fate::LateReply => self.dice.store.range(25 * SECOND, 45 * SECOND),
+            Fate::LateReply => self.dice.store().range(25 * SECOND, 45 * SECOND),
             _ => self.store_delay(),
         };
         if fate == Fate::Twice {
@@ -133,6 +103,8 @@ impl World<'_> {
 
     fn land(&mut self, verb: &Verb) -> Reply {
         let reply = self.model.apply(verb);
+        self.court.sometimes.replied(verb, &reply);
+        self.note_rare(verb, &reply);
         match (verb, &reply) {
             (Verb::AdmissionView { provider }, Reply::View(view)) => {
                 let (line, streaming) = self.line(provider);
@@ -164,6 +136,46 @@ impl World<'_> {
             }
         }
         reply
+    }
+
+    /// What only the rows tell.
+    fn note_rare(&mut self, verb: &Verb, reply: &Reply) {
+        match (verb, reply) {
+            (Verb::SetLimit { provider, limit }, _) if self.line(provider).1 > *limit => {
+                self.court.sometimes.hit(Point::LimitBelowInFlight);
+            }
+            (Verb::SweepOne { .. }, Reply::Swept(Some(swept))) => {
+                let owner = self.mirror.open.get(&swept.turn).and_then(|row| row.owner.as_ref());
+                let is_stopped = owner.is_some_and(|owner| {
+                    let mut places = self.replicas.iter();
+                    places.any(|place| place.state == Life::Paused && place.runs(owner))
+                });
+                if is_stopped {
+                    self.court.sometimes.hit(Point::SweepTookFromPaused);
+                }
+            }
+            (Verb::ApplyGrants(plan), Reply::Granted(turns)) if !turns.is_empty() => {
+                self.note_overtaking(&plan.provider, turns);
+            }
+            (_, _) => {}
+        }
+    }
+
+    /// The mirror is still as it was before the grants.
+    fn note_overtaking(&mut self, provider: &ProviderId, turns: &[dispatch_core::store::Granted]) {
+        let (line, _) = self.line(provider);
+        let is_granted = |waiting: &Waiting| turns.iter().any(|granted| granted.turn == waiting.turn);
+        let (granted, left): (Vec<Waiting>, Vec<Waiting>) = line.into_iter().partition(is_granted);
+        let overtakes = |a: &Waiting, b: &Waiting| a.starred && !b.starred && a.accepted_at > b.accepted_at;
+        let met = |met: &dyn Fn(&Waiting, &Waiting) -> bool| {
+            granted.iter().any(|a| left.iter().any(|b| met(a, b)))
+        };
+        if met(&overtakes) {
+            self.court.sometimes.hit(Point::StarOvertook);
+        }
+        if met(&|a, b| !a.starred && b.starred) {
+            self.court.sometimes.hit(Point::UnstarredFirst);
+        }
     }
 
     fn tell_grants(&mut self, provider: &ProviderId, turns: &[dispatch_core::store::Granted]) {
@@ -214,13 +226,7 @@ impl World<'_> {
                 before: Some(before),
                 after,
             };
-            judge(
-                &mut self.oracles,
-                &mut self.violation,
-                self.seed,
-                moment,
-                &fact,
-            );
+            self.court.hear(&moment, &fact);
             if after.state == TurnState::Ended {
                 ended.push(*turn);
             } else {

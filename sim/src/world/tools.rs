@@ -10,8 +10,9 @@ use dispatch_core::io::{Found, Input, ToolEnd, ToolStart};
 use super::{Event, World};
 use crate::clock::Us;
 use crate::fact::Fact;
-use crate::rng::{Purpose, Rng};
+use crate::rng::Purpose;
 use crate::scenario::SECOND;
+use crate::sometimes::Point;
 
 /// All commands of a run.
 #[derive(Default)]
@@ -40,6 +41,7 @@ struct Run {
     is_dying: bool,
     /// Nobody is told of its end.
     end_is_lost: bool,
+    fails: bool,
     /// Effects that wait for its death: replica, life and whom to tell.
     reapers: Vec<(usize, u32, EffectId)>,
 }
@@ -69,6 +71,7 @@ impl World<'_> {
         let command = input["command"].as_str().unwrap_or(&start.input).to_owned();
         let directory = (start.turn, start.call_id.clone());
         if let Some(Directory::Closed) = self.runs.directories.get(&directory) {
+            self.court.sometimes.hit(Point::ClosedDirectory);
             let end = refused("its run directory was closed by a later ownership");
             self.send(1_000, replica, life, Input::ToolDone { id: effect, end });
             return;
@@ -80,10 +83,11 @@ impl World<'_> {
             call_id: &start.call_id,
         });
         let digest = xxhash_rust::xxh3::xxh3_64(command.as_bytes());
-        let mut rng = Rng::keyed(self.seed, Purpose::Tool, digest, 0);
-        let hangs = rng.chance(self.scenario.faults.tool_hang);
+        let mut rng = self.dice.keyed(Purpose::Tool, digest, 0);
+        let luck = &mut self.dice.keyed(Purpose::Luck, digest, 0);
+        let trouble = self.luck.tool(luck, &command, self.calm);
         let deadline = start.deadline_ms * 1_000;
-        let lasts = match hangs {
+        let lasts = match trouble.hangs {
             // Its own supervisor fails to keep the deadline.
             true => deadline + rng.range(60 * SECOND, 120 * SECOND),
             false => rng.spread(2_000, 90 * SECOND).min(deadline),
@@ -100,7 +104,8 @@ impl World<'_> {
             state: State::Runs,
             kill_us: rng.spread(5_000, 5 * SECOND),
             is_dying: false,
-            end_is_lost: rng.chance(self.scenario.faults.tool_end_lost) && !self.calm,
+            end_is_lost: trouble.end_is_lost,
+            fails: trouble.fails,
             reapers: Vec::new(),
         });
         if let Some(process) = &mut self.replicas[replica].process {
@@ -130,7 +135,7 @@ impl World<'_> {
         let run = &mut self.runs.runs[at];
         let State::Runs = run.state else { return };
         let end = ToolEnd {
-            ok: true,
+            ok: !run.fails,
             output: output_of(&run.command),
             duration_ms: 1,
             spilled: None,
@@ -167,7 +172,7 @@ impl World<'_> {
         }
         if is_heard {
             let end = end.cloned().unwrap_or_else(|| refused("killed"));
-            let after = self.dice.network.spread(500, 50_000);
+            let after = self.dice.network().spread(500, 50_000);
             self.send(after, replica, life, Input::ToolDone { id, end });
         }
     }
@@ -212,13 +217,18 @@ impl World<'_> {
             .entry((turn, call_id))
             .or_insert(Directory::Closed);
         let found = match *directory {
-            Directory::Closed => Found::Nothing,
+            Directory::Closed => {
+                self.court.sometimes.hit(Point::ReapedNothing);
+                Found::Nothing
+            }
             Directory::Run(run) => {
                 if let State::Runs = self.runs.runs[run].state {
+                    self.court.sometimes.hit(Point::ReapedRunning);
                     self.runs.runs[run].reapers.push((replica, life, id));
                     self.kill_run(run);
                     return;
                 }
+                self.court.sometimes.hit(Point::ReapedFinished);
                 self.found(run)
             }
         };

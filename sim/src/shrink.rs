@@ -1,0 +1,352 @@
+//! Makes the recipe of a failing run smaller while the same oracle goes on to
+//! fail: drops what happens in it, replicas, steps of scripts and texture, and
+//! lets what remains happen sooner.
+
+use crate::clock::Us;
+use crate::luck::Mishap;
+use crate::recipe::Recipe;
+use crate::run::rerecord;
+use crate::scenario::{Act, Chaos, SECOND};
+
+/// How the shrinking of a recipe went.
+#[derive(Clone, Debug)]
+pub struct Shrunk {
+    /// The smallest that was found.
+    pub recipe: Recipe,
+    /// Runs that it took.
+    pub runs: u32,
+}
+
+/// Shrinks `recipe` in at most `most_runs` runs. One that does not fail by the
+/// oracle that it names comes back as it was.
+pub fn shrink(recipe: Recipe, most_runs: u32) -> Shrunk {
+    let mut shrinker = Shrinker {
+        best: recipe.clone(),
+        runs: 0,
+        most_runs,
+    };
+    if !shrinker.try_out(recipe) {
+        return shrinker.shrunk();
+    }
+    loop {
+        let before = shrinker.best.clone();
+        for pass in PASSES {
+            pass(&mut shrinker);
+        }
+        if shrinker.best == before || shrinker.is_spent() {
+            return shrinker.shrunk();
+        }
+    }
+}
+
+const PASSES: [fn(&mut Shrinker); 9] = [
+    Shrinker::end_at_the_failure,
+    Shrinker::drop_texture,
+    Shrinker::drop_what_happens,
+    Shrinker::drop_replicas,
+    Shrinker::simplify_settings,
+    Shrinker::simplify_messages,
+    Shrinker::merge_time,
+    Shrinker::calm_down_early,
+    Shrinker::forget_the_unused,
+];
+
+struct Shrinker {
+    best: Recipe,
+    runs: u32,
+    most_runs: u32,
+}
+
+impl Shrinker {
+    fn shrunk(self) -> Shrunk {
+        Shrunk {
+            recipe: self.best,
+            runs: self.runs,
+        }
+    }
+
+    fn is_spent(&self) -> bool {
+        self.runs >= self.most_runs
+    }
+
+    /// Keeps a candidate that fails in the same way.
+    fn try_out(&mut self, candidate: Recipe) -> bool {
+        if self.is_spent() {
+            return false;
+        }
+        self.runs += 1;
+        let (_, again) = rerecord(&candidate);
+        let fails = again.oracle == candidate.oracle;
+        if fails {
+            self.best = again;
+        }
+        fails
+    }
+
+    /// Keeps a change after which it still fails.
+    fn try_change(&mut self, change: impl FnOnce(&mut Recipe)) -> bool {
+        let mut candidate = self.best.clone();
+        change(&mut candidate);
+        candidate != self.best && self.try_out(candidate)
+    }
+
+    /// Nothing that was to come after the failure matters.
+    fn end_at_the_failure(&mut self) {
+        let (outcome, _) = rerecord(&self.best);
+        let Some(violation) = outcome.violation else {
+            return;
+        };
+        self.try_change(|recipe| {
+            let scenario = &mut recipe.scenario;
+            scenario.acts.retain(|(at, _)| *at <= violation.at_us);
+            scenario.chaos.retain(|(at, _)| *at <= violation.at_us);
+        });
+    }
+
+    fn drop_texture(&mut self) {
+        self.try_change(|recipe| recipe.plain = true);
+        self.try_change(|recipe| recipe.scenario.faults.store_slowest = 4_000);
+    }
+
+    fn drop_what_happens(&mut self) {
+        self.drop_of(
+            |recipe| recipe.scenario.acts.len(),
+            |recipe, keep| filter(&mut recipe.scenario.acts, keep),
+        );
+        self.drop_of(
+            |recipe| recipe.scenario.chaos.len(),
+            |recipe, keep| filter(&mut recipe.scenario.chaos, keep),
+        );
+        self.drop_of(
+            |recipe| recipe.mishaps.len(),
+            |recipe, keep| filter(&mut recipe.mishaps, keep),
+        );
+    }
+
+    /// Delta debugging: drops ever smaller parts of a list.
+    fn drop_of(
+        &mut self,
+        len: fn(&Recipe) -> usize,
+        filter: fn(&mut Recipe, &dyn Fn(usize) -> bool),
+    ) {
+        let mut part = len(&self.best);
+        while part > 0 && !self.is_spent() {
+            let mut from = 0;
+            while from < len(&self.best) && !self.is_spent() {
+                let to = from + part;
+                let dropped = self.try_change(|recipe| {
+                    filter(recipe, &|n| n < from || n >= to);
+                });
+                if !dropped {
+                    from = to;
+                }
+            }
+            part /= 2;
+        }
+    }
+
+    fn drop_replicas(&mut self) {
+        for gone in (0..self.best.scenario.replicas).rev() {
+            if self.best.scenario.replicas == 1 {
+                return;
+            }
+            self.try_change(|recipe| {
+                let scenario = &mut recipe.scenario;
+                scenario.replicas -= 1;
+                scenario.chaos.retain(|(_, chaos)| chaos.replica() != Some(gone));
+                for (_, chaos) in &mut scenario.chaos {
+                    move_down(chaos, gone);
+                }
+            });
+        }
+    }
+
+    fn simplify_settings(&mut self) {
+        self.try_change(|recipe| recipe.scenario.limits.truncate(1));
+        for provider in 0..self.best.scenario.limits.len() {
+            self.try_change(|recipe| recipe.scenario.limits[provider] = 1);
+        }
+        self.try_change(|recipe| recipe.scenario.seals = false);
+        self.try_change(|recipe| recipe.scenario.repeats_cuts = false);
+        self.try_change(|recipe| recipe.scenario.ask_ms = 5_000);
+        self.try_change(|recipe| recipe.scenario.requests_ms = 1_000);
+    }
+
+    fn simplify_messages(&mut self) {
+        self.try_change(|recipe| {
+            for message in &mut recipe.scenario.messages {
+                message.doubled = false;
+            }
+        });
+        self.try_change(|recipe| {
+            for talk in &mut recipe.scenario.conversations {
+                talk.provider = 0;
+            }
+        });
+        for n in 0..self.best.scenario.messages.len() {
+            if self.is_spent() {
+                return;
+            }
+            self.simplify_script(n);
+            self.try_change(|recipe| recipe.scenario.messages[n].keyed = false);
+            self.try_change(|recipe| recipe.scenario.messages[n].conversation = 0);
+        }
+    }
+
+    fn simplify_script(&mut self, n: usize) {
+        self.try_change(|recipe| {
+            let steps = &mut recipe.scenario.messages[n].script.steps;
+            steps.drain(..steps.len() - 1);
+        });
+        let mut step = 0;
+        while step + 1 < self.best.scenario.messages[n].script.steps.len() {
+            let dropped = self.try_change(|recipe| {
+                recipe.scenario.messages[n].script.steps.remove(step);
+            });
+            if !dropped {
+                self.try_change(|recipe| {
+                    let step = &mut recipe.scenario.messages[n].script.steps[step];
+                    step.calls.truncate(1);
+                    step.text.clear();
+                });
+                step += 1;
+            }
+        }
+        self.try_change(|recipe| {
+            for step in &mut recipe.scenario.messages[n].script.steps {
+                step.reasoning.clear();
+            }
+        });
+    }
+
+    /// Lets everything after a gap happen sooner, the widest gap first.
+    fn merge_time(&mut self) {
+        let mut times = self.times();
+        times.insert(0, 0);
+        let mut gaps: Vec<(Us, Us)> = times.windows(2).map(|w| (w[1] - w[0], w[1])).collect();
+        gaps.sort_by_key(|(gap, _)| std::cmp::Reverse(*gap));
+        let mut shifts: Vec<(Us, Us)> = Vec::new();
+        for (gap, at) in gaps {
+            // Where this moment has come to meanwhile.
+            let at = at - shifts.iter().filter(|(from, _)| *from <= at).map(|(_, by)| by).sum::<Us>();
+            for by in [gap, gap.saturating_sub(SECOND), gap / 2] {
+                if by >= SECOND / 10 && self.try_change(|recipe| sooner(recipe, at, by)) {
+                    shifts.push((at, by));
+                    break;
+                }
+            }
+            if self.is_spent() {
+                return;
+            }
+        }
+    }
+
+    fn times(&self) -> Vec<Us> {
+        let scenario = &self.best.scenario;
+        let acts = scenario.acts.iter().map(|(at, _)| *at);
+        let mut times: Vec<Us> = acts.chain(scenario.chaos.iter().map(|(at, _)| *at)).collect();
+        times.sort_unstable();
+        times.dedup();
+        times
+    }
+
+    fn calm_down_early(&mut self) {
+        let last = self.times().last().copied().unwrap_or(0);
+        for calm_at in [last + SECOND, last + 60 * SECOND, self.best.scenario.calm_at / 2] {
+            if calm_at < self.best.scenario.calm_at
+                && self.try_change(|recipe| recipe.scenario.calm_at = calm_at)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Messages and conversations that nothing refers to.
+    fn forget_the_unused(&mut self) {
+        self.try_change(|recipe| {
+            let scenario = &mut recipe.scenario;
+            let used = scenario.acts.iter().filter_map(|(_, act)| token(act));
+            let most = used.map(|token| token as usize + 1).max().unwrap_or(0);
+            scenario.messages.truncate(most);
+            let talks = scenario.messages.iter().map(|m| m.conversation + 1).max();
+            scenario.conversations.truncate(talks.unwrap_or(0));
+        });
+        let mut n = 0;
+        while n < self.best.scenario.messages.len() && !self.is_spent() {
+            let acts = &self.best.scenario.acts;
+            let is_used = acts.iter().any(|(_, act)| token(act) == u32::try_from(n).ok());
+            if is_used || !self.try_change(|recipe| remove_message(recipe, n)) {
+                n += 1;
+            }
+        }
+    }
+}
+
+fn filter<T>(list: &mut Vec<T>, keep: &dyn Fn(usize) -> bool) {
+    let mut n = 0;
+    list.retain(|_| {
+        n += 1;
+        keep(n - 1)
+    });
+}
+
+/// Everything from `at` on happens so much sooner.
+fn sooner(recipe: &mut Recipe, at: Us, by: Us) {
+    let scenario = &mut recipe.scenario;
+    let acts = scenario.acts.iter_mut().map(|(at, _)| at);
+    let chaos = scenario.chaos.iter_mut().map(|(at, _)| at);
+    let mishaps = recipe.mishaps.iter_mut().filter_map(|mishap| match mishap {
+        Mishap::Store { at, .. } => Some(at),
+        Mishap::Answer { .. } | Mishap::Tool { .. } => None,
+    });
+    let calm = std::iter::once(&mut scenario.calm_at);
+    for time in acts.chain(chaos).chain(mishaps).chain(calm) {
+        if *time >= at {
+            *time -= by;
+        }
+    }
+}
+
+fn token(act: &Act) -> Option<u32> {
+    match act {
+        Act::Submit { token } | Act::SubmitAgain { token } | Act::Abort { token, .. } => {
+            Some(*token)
+        }
+        Act::Star { .. } | Act::Limit { .. } => None,
+    }
+}
+
+fn move_down(chaos: &mut Chaos, gone: usize) {
+    match chaos {
+        Chaos::Kill { replica, .. }
+        | Chaos::Shutdown { replica, .. }
+        | Chaos::Pause { replica, .. }
+        | Chaos::Partition { replica, .. }
+        | Chaos::WallJump { replica, .. } => *replica -= usize::from(*replica > gone),
+        Chaos::Storm { .. } => {}
+    }
+}
+
+/// Removes a message; those after it move up.
+fn remove_message(recipe: &mut Recipe, n: usize) {
+    let scenario = &mut recipe.scenario;
+    scenario.messages.remove(n);
+    let up = |token: &mut u32| *token -= u32::from(*token as usize > n);
+    for message in &mut scenario.messages {
+        up(&mut message.script.token);
+    }
+    for (_, act) in &mut scenario.acts {
+        match act {
+            Act::Submit { token } | Act::SubmitAgain { token } | Act::Abort { token, .. } => {
+                up(token);
+            }
+            Act::Star { .. } | Act::Limit { .. } => {}
+        }
+    }
+    for mishap in &mut recipe.mishaps {
+        match mishap {
+            Mishap::Answer { token, .. } => up(token),
+            Mishap::Store { .. } | Mishap::Tool { .. } => {}
+        }
+    }
+}
