@@ -111,6 +111,7 @@ impl Stretch {
             turn: self.turn,
             body: world.body.clone(),
             connect_ms: ctx.config.deadlines.connect_ms,
+            not_after: self.held_until(ctx),
         });
         let stream = Stream {
             effect,
@@ -243,9 +244,10 @@ impl Stretch {
             ctx.kit.timers.arm(Wake::StreamDue(self.turn), due);
             return Moved::On;
         }
-        // The model has said that it is through; only the farewell is missing.
+        // The model has said that it is through; only the farewell is missing,
+        // and not waiting for it any longer is no cut.
         if stream.assembler.finish_reason().is_some() {
-            return self.judge(ctx, false);
+            return self.judge(ctx, true);
         }
         let (cause, limit_ms) = match stream.last_byte_at {
             None => ("first-byte-timeout", ctx.config.deadlines.first_byte_ms),
