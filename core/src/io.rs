@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{AgentEvent, OutputStream};
 use crate::ids::{CommandId, ConversationId, EffectId, Epoch, ProviderId, Slug, TurnId};
 use crate::store::{Outcome, Receipt, Rejection, Verb, WorkspaceRow};
+use crate::time::Instant;
 
 /// Something happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -287,6 +288,8 @@ pub struct ToolStart {
     pub cwd: Option<String>,
     /// Kept by the supervisor too, without the server.
     pub deadline_ms: u64,
+    /// Not started later, and nothing said of it: as for a stream (L2).
+    pub not_after: Instant,
 }
 
 /// Something to do.
@@ -311,6 +314,9 @@ pub enum Effect {
         body: Vec<u8>,
         /// Deadline for the connection.
         connect_ms: u64,
+        /// Not opened later, and nothing said of it: the core has let the turn go
+        /// by then, and someone else may own it (L2).
+        not_after: Instant,
     },
     /// Drop a stream; nothing more is heard of it.
     CloseProvider {

@@ -77,6 +77,10 @@ impl Timers {
         }
     }
 
+    pub(crate) fn due(&self, wake: &Wake) -> Option<Instant> {
+        self.by_wake.get(wake).copied()
+    }
+
     pub(crate) fn is_armed(&self, wake: &Wake) -> bool {
         self.by_wake.contains_key(wake)
     }

@@ -128,6 +128,9 @@ pub enum Fact<'a> {
         replica: usize,
         /// The event.
         event: &'a AgentEvent,
+        /// When its core decided to, in store time: a process may be stopped
+        /// between that and the showing.
+        decided_at: Timestamp,
     },
     /// A client received an event.
     Seen {

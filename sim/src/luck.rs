@@ -175,7 +175,12 @@ impl Luck {
     }
 
     /// Of a request that has reached its provider.
-    pub(crate) fn fault(&mut self, rng: &mut Rng, of: (u32, u32, u64), is_calm: bool) -> Option<Fault> {
+    pub(crate) fn fault(
+        &mut self,
+        rng: &mut Rng,
+        of: (u32, u32, u64),
+        is_calm: bool,
+    ) -> Option<Fault> {
         let fault = match &mut self.source {
             Source::Drawn(faults) => {
                 let fails = rng.chance(faults.provider) && !is_calm;
@@ -315,7 +320,9 @@ mod tests {
         let play = |mut luck: Luck| {
             let rng = &mut Rng::new(3, Purpose::Provider);
             let faults: Vec<_> = (0..20).map(|n| luck.fault(rng, (n, 0, 1), false)).collect();
-            let tools: Vec<_> = (0..20).map(|n| luck.tool(rng, &n.to_string(), false)).collect();
+            let tools: Vec<_> = (0..20)
+                .map(|n| luck.tool(rng, &n.to_string(), false))
+                .collect();
             ((faults, tools), luck.into_happened())
         };
         let (drawn, happened) = play(Luck::drawn(&faults));

@@ -147,7 +147,9 @@ impl Recipe {
         let scenario = &self.scenario;
         let (messages, replicas) = (scenario.messages.len(), scenario.replicas);
         if replicas == 0 || replicas > MOST_REPLICAS {
-            return Some(format!("{replicas} replicas; 1 to {MOST_REPLICAS} can be played"));
+            return Some(format!(
+                "{replicas} replicas; 1 to {MOST_REPLICAS} can be played"
+            ));
         }
         if scenario.limits.is_empty() || scenario.limits.len() > MOST_PROVIDERS {
             return Some(format!("1 to {MOST_PROVIDERS} limits can be played"));
@@ -169,13 +171,19 @@ impl Recipe {
             return Some("a message is for a conversation that is not there".to_owned());
         }
         let talks = &scenario.conversations;
-        if talks.iter().any(|talk| talk.provider >= scenario.limits.len()) {
+        if talks
+            .iter()
+            .any(|talk| talk.provider >= scenario.limits.len())
+        {
             return Some("a conversation is for a provider that is not there".to_owned());
         }
         if scenario.messages.iter().any(|m| m.script.steps.is_empty()) {
             return Some("a message has a script without steps".to_owned());
         }
-        let hit = scenario.chaos.iter().filter_map(|(_, chaos)| chaos.replica());
+        let hit = scenario
+            .chaos
+            .iter()
+            .filter_map(|(_, chaos)| chaos.replica());
         hit.max()
             .filter(|replica| *replica >= replicas)
             .map(|replica| format!("replica {replica} is hit and is not there"))
@@ -209,8 +217,16 @@ impl fmt::Display for Recipe {
             scenario.replicas,
             scenario.limits,
             shown_time(scenario.calm_at),
-            if scenario.seals { ", on_crash = seal" } else { "" },
-            if scenario.repeats_cuts { ", on_cut = restart" } else { "" },
+            if scenario.seals {
+                ", on_crash = seal"
+            } else {
+                ""
+            },
+            if scenario.repeats_cuts {
+                ", on_cut = restart"
+            } else {
+                ""
+            },
             if self.plain { ", shortest delays" } else { "" },
         )?;
         let mut lines: Vec<(Us, String)> = Vec::new();
@@ -266,10 +282,16 @@ impl Recipe {
         let talk = &self.scenario.conversations[message.conversation];
         format!(
             "Submit message {token} to {} in workspace {}{}{}: {}",
-            talk.id.as_ref().map_or("a new conversation", |id| id.as_str()),
+            talk.id
+                .as_ref()
+                .map_or("a new conversation", |id| id.as_str()),
             talk.workspace,
             if message.keyed { ", with a key" } else { "" },
-            if message.keyed && message.doubled { ", twice" } else { "" },
+            if message.keyed && message.doubled {
+                ", twice"
+            } else {
+                ""
+            },
             shown_script(&message.script),
         )
     }

@@ -172,8 +172,17 @@ fn divergence(seed: u64, profile: Profile, ended_at: Us) -> Violation {
     outcome(&mut World::new(plan(seed, profile), Some(keep)));
     let keep = Box::new(|line: &str| second.push(line.to_owned()));
     outcome(&mut thawing(seed, profile, Some(keep)));
-    let same = first.iter().zip(&second).take_while(|(a, b)| a == b).count();
-    let line = |lines: &[String]| lines.get(same).map_or("nothing more", |line| line).to_owned();
+    let same = first
+        .iter()
+        .zip(&second)
+        .take_while(|(a, b)| a == b)
+        .count();
+    let line = |lines: &[String]| {
+        lines
+            .get(same)
+            .map_or("nothing more", |line| line)
+            .to_owned()
+    };
     Violation {
         seed,
         at_us: ended_at,

@@ -101,8 +101,12 @@ pub(crate) enum Chaos {
         when: When,
         down: Us,
     },
-    /// SIGTERM.
-    Shutdown { replica: usize, down: Us },
+    /// SIGTERM; and SIGKILL so long after it where whoever sent it is impatient.
+    Shutdown {
+        replica: usize,
+        down: Us,
+        killed_after: Option<Us>,
+    },
     /// SIGSTOP, SIGCONT.
     Pause {
         replica: usize,
@@ -322,11 +326,11 @@ impl Scenario {
                 self.acts.push((rng.range(0, span), act));
             }
         }
-        if rng.chance(3_000) {
-            for _ in 0..rng.range(1, 4) {
+        if rng.chance(4_000) {
+            for _ in 0..rng.range(1, 6) {
                 let act = Act::Limit {
                     provider: rng.index(self.limits.len()),
-                    limit: u32::try_from(rng.range(1, 6)).unwrap_or(1),
+                    limit: rng.weighted(&[(1, 4), (2, 2), (4, 2), (6, 1)]),
                 };
                 self.acts.push((rng.range(0, span), act));
             }
@@ -349,7 +353,7 @@ impl Scenario {
     fn plan_chaos(&mut self, rng: &mut Rng, is_long: bool) {
         let (crashes, pauses, partitions) =
             (rng.chance(4_000), rng.chance(3_000), rng.chance(2_500));
-        let (shutdowns, jumps) = (rng.chance(2_000), rng.chance(2_000));
+        let (shutdowns, jumps, zombies) = (rng.chance(2_000), rng.chance(2_000), rng.chance(1_500));
         let end = self.calm_at.min(2 * HOUR);
         for replica in 0..self.replicas {
             let mut befall = |happens: bool, mean: Us, what: &mut dyn FnMut(&mut Rng) -> Chaos| {
@@ -366,11 +370,14 @@ impl Scenario {
             });
             befall(pauses, 12 * MINUTE, &mut |rng| Chaos::Pause {
                 replica,
-                when: match rng.chance(3_000) {
-                    true => When::drawn(rng),
-                    false => When::Now,
-                },
+                when: When::Now,
                 during: rng.spread(SECOND, 5 * MINUTE),
+            });
+            // Between two effects of one batch, past the lease: a zombie in the making.
+            befall(zombies, 10 * MINUTE, &mut |rng| Chaos::Pause {
+                replica,
+                when: When::At((*rng.pick(&HIT_AT)).to_owned()),
+                during: rng.range(MINUTE, 3 * MINUTE),
             });
             befall(partitions, 15 * MINUTE, &mut |rng| Chaos::Partition {
                 replica,
@@ -379,6 +386,9 @@ impl Scenario {
             befall(shutdowns, 20 * MINUTE, &mut |rng| Chaos::Shutdown {
                 replica,
                 down: rng.spread(SECOND, MINUTE),
+                killed_after: rng
+                    .chance(3_000)
+                    .then(|| rng.spread(SECOND / 100, 12 * SECOND)),
             });
             befall(jumps, 15 * MINUTE, &mut |rng| Chaos::WallJump {
                 replica,
@@ -471,7 +481,9 @@ mod tests {
     fn a_scenario_repeats_and_no_kind_of_trouble_is_left_out_of_many() {
         let text = |seed| format!("{:?}", Scenario::of(seed, Profile::Swarm));
         assert_eq!(text(4), text(4));
-        let many: Vec<Scenario> = (0..300).map(|seed| Scenario::of(seed, Profile::Swarm)).collect();
+        let many: Vec<Scenario> = (0..300)
+            .map(|seed| Scenario::of(seed, Profile::Swarm))
+            .collect();
         let some = |met: &dyn Fn(&Chaos) -> bool| {
             many.iter()
                 .any(|s| s.chaos.iter().any(|(_, chaos)| met(chaos)))

@@ -20,8 +20,23 @@ pub struct Shrunk {
 /// Shrinks `recipe` in at most `most_runs` runs. One that does not fail by the
 /// oracle that it names comes back as it was.
 pub fn shrink(recipe: Recipe, most_runs: u32) -> Shrunk {
+    let oracle = recipe.oracle.clone();
+    shrink_while(recipe, most_runs, &|recipe| {
+        let (outcome, again) = rerecord(recipe);
+        let violation = outcome.violation.filter(|_| again.oracle == oracle)?;
+        Some((again, violation.at_us))
+    })
+}
+
+/// Runs a recipe; where it still shows what it is to show, what really happened
+/// in it, and when it was shown.
+type Shows<'s> = &'s dyn Fn(&Recipe) -> Option<(Recipe, Us)>;
+
+fn shrink_while(recipe: Recipe, most_runs: u32, shows: Shows<'_>) -> Shrunk {
     let mut shrinker = Shrinker {
         best: recipe.clone(),
+        shown_at: 0,
+        shows,
         runs: 0,
         most_runs,
     };
@@ -39,25 +54,27 @@ pub fn shrink(recipe: Recipe, most_runs: u32) -> Shrunk {
     }
 }
 
-const PASSES: [fn(&mut Shrinker); 9] = [
-    Shrinker::end_at_the_failure,
-    Shrinker::drop_texture,
-    Shrinker::drop_what_happens,
-    Shrinker::drop_replicas,
-    Shrinker::simplify_settings,
-    Shrinker::simplify_messages,
-    Shrinker::merge_time,
-    Shrinker::calm_down_early,
-    Shrinker::forget_the_unused,
+const PASSES: [fn(&mut Shrinker<'_>); 9] = [
+    |shrinker| shrinker.end_at_the_failure(),
+    |shrinker| shrinker.drop_texture(),
+    |shrinker| shrinker.drop_what_happens(),
+    |shrinker| shrinker.drop_replicas(),
+    |shrinker| shrinker.simplify_settings(),
+    |shrinker| shrinker.simplify_messages(),
+    |shrinker| shrinker.merge_time(),
+    |shrinker| shrinker.calm_down_early(),
+    |shrinker| shrinker.forget_the_unused(),
 ];
 
-struct Shrinker {
+struct Shrinker<'s> {
     best: Recipe,
+    shown_at: Us,
+    shows: Shows<'s>,
     runs: u32,
     most_runs: u32,
 }
 
-impl Shrinker {
+impl Shrinker<'_> {
     fn shrunk(self) -> Shrunk {
         Shrunk {
             recipe: self.best,
@@ -75,12 +92,14 @@ impl Shrinker {
             return false;
         }
         self.runs += 1;
-        let (_, again) = rerecord(&candidate);
-        let fails = again.oracle == candidate.oracle;
-        if fails {
-            self.best = again;
+        match (self.shows)(&candidate) {
+            Some((again, shown_at)) => {
+                self.best = again;
+                self.shown_at = shown_at;
+                true
+            }
+            None => false,
         }
-        fails
     }
 
     /// Keeps a change after which it still fails.
@@ -92,14 +111,11 @@ impl Shrinker {
 
     /// Nothing that was to come after the failure matters.
     fn end_at_the_failure(&mut self) {
-        let (outcome, _) = rerecord(&self.best);
-        let Some(violation) = outcome.violation else {
-            return;
-        };
+        let shown_at = self.shown_at;
         self.try_change(|recipe| {
             let scenario = &mut recipe.scenario;
-            scenario.acts.retain(|(at, _)| *at <= violation.at_us);
-            scenario.chaos.retain(|(at, _)| *at <= violation.at_us);
+            scenario.acts.retain(|(at, _)| *at <= shown_at);
+            scenario.chaos.retain(|(at, _)| *at <= shown_at);
         });
     }
 
@@ -153,7 +169,9 @@ impl Shrinker {
             self.try_change(|recipe| {
                 let scenario = &mut recipe.scenario;
                 scenario.replicas -= 1;
-                scenario.chaos.retain(|(_, chaos)| chaos.replica() != Some(gone));
+                scenario
+                    .chaos
+                    .retain(|(_, chaos)| chaos.replica() != Some(gone));
                 for (_, chaos) in &mut scenario.chaos {
                     move_down(chaos, gone);
                 }
@@ -228,7 +246,12 @@ impl Shrinker {
         let mut shifts: Vec<(Us, Us)> = Vec::new();
         for (gap, at) in gaps {
             // Where this moment has come to meanwhile.
-            let at = at - shifts.iter().filter(|(from, _)| *from <= at).map(|(_, by)| by).sum::<Us>();
+            let at = at
+                - shifts
+                    .iter()
+                    .filter(|(from, _)| *from <= at)
+                    .map(|(_, by)| by)
+                    .sum::<Us>();
             for by in [gap, gap.saturating_sub(SECOND), gap / 2] {
                 if by >= SECOND / 10 && self.try_change(|recipe| sooner(recipe, at, by)) {
                     shifts.push((at, by));
@@ -244,7 +267,9 @@ impl Shrinker {
     fn times(&self) -> Vec<Us> {
         let scenario = &self.best.scenario;
         let acts = scenario.acts.iter().map(|(at, _)| *at);
-        let mut times: Vec<Us> = acts.chain(scenario.chaos.iter().map(|(at, _)| *at)).collect();
+        let mut times: Vec<Us> = acts
+            .chain(scenario.chaos.iter().map(|(at, _)| *at))
+            .collect();
         times.sort_unstable();
         times.dedup();
         times
@@ -252,7 +277,11 @@ impl Shrinker {
 
     fn calm_down_early(&mut self) {
         let last = self.times().last().copied().unwrap_or(0);
-        for calm_at in [last + SECOND, last + 60 * SECOND, self.best.scenario.calm_at / 2] {
+        for calm_at in [
+            last + SECOND,
+            last + 60 * SECOND,
+            self.best.scenario.calm_at / 2,
+        ] {
             if calm_at < self.best.scenario.calm_at
                 && self.try_change(|recipe| recipe.scenario.calm_at = calm_at)
             {
@@ -274,7 +303,9 @@ impl Shrinker {
         let mut n = 0;
         while n < self.best.scenario.messages.len() && !self.is_spent() {
             let acts = &self.best.scenario.acts;
-            let is_used = acts.iter().any(|(_, act)| token(act) == u32::try_from(n).ok());
+            let is_used = acts
+                .iter()
+                .any(|(_, act)| token(act) == u32::try_from(n).ok());
             if is_used || !self.try_change(|recipe| remove_message(recipe, n)) {
                 n += 1;
             }
@@ -348,5 +379,39 @@ fn remove_message(recipe: &mut Recipe, n: usize) {
             Mishap::Answer { token, .. } => up(token),
             Mishap::Store { .. } | Mishap::Tool { .. } => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::{Profile, record};
+    use crate::sometimes::Point;
+
+    #[test]
+    fn a_run_is_shrunk_to_what_it_is_to_show() {
+        let met = |counts: &crate::sometimes::Counts| counts[Point::Aborted as usize] > 0;
+        let (_, recipe) = (0..50)
+            .map(|seed| record(seed, Profile::Swarm))
+            .find(|(outcome, recipe)| met(&outcome.points) && recipe.events() > 40)
+            .expect("some run has an aborted turn");
+        let before = recipe.events();
+        let small = shrink_while(recipe, 600, &|recipe| {
+            let (outcome, again) = rerecord(recipe);
+            met(&outcome.points).then_some((again, outcome.simulated_us))
+        });
+        let (events, scenario) = (small.recipe.events(), &small.recipe.scenario);
+        assert!(
+            events <= 4,
+            "from {before} to {events} only:\n{}",
+            small.recipe
+        );
+        assert!(
+            scenario
+                .acts
+                .iter()
+                .any(|(_, act)| matches!(act, Act::Abort { .. }))
+        );
+        assert!(small.runs <= 600);
     }
 }

@@ -102,6 +102,8 @@ points! {
     Queued = "turn-queued-behind-another",
     /// A process was killed or stopped between two of its effects.
     HitBetweenEffects = "hit-between-effects",
+    /// A process that had stood still past a lease was to begin something.
+    TooLateToBegin = "too-late-to-begin",
     /// A process died while it was shutting down.
     DiedDraining = "died-while-draining",
     /// A process exited by itself after a shutdown.
@@ -114,8 +116,6 @@ points! {
     ReapedFinished = "left-command-had-ended",
     /// A successor looked for a command that had never been started.
     ReapedNothing = "left-command-never-started",
-    /// A command was to start where a later ownership had already looked.
-    ClosedDirectory = "start-in-a-closed-run-directory",
     /// A command failed.
     ToolFailed = "command-failed",
     /// A client was told that the store had not confirmed.
@@ -275,7 +275,9 @@ impl Sometimes {
             },
             (_, Reply::Fenced) => self.hit_if(!verb.is_read(), Point::ZombieFenced),
             (_, Reply::Conflict) => self.hit(Point::GrantConflict),
-            (_, Reply::Accepted(receipt, _)) => self.hit_if(receipt.replayed, Point::AcceptReplayed),
+            (_, Reply::Accepted(receipt, _)) => {
+                self.hit_if(receipt.replayed, Point::AcceptReplayed)
+            }
             (_, Reply::Booted { taken_over, .. }) => {
                 self.hit_if(*taken_over > 0, Point::BootTookOver);
             }
@@ -341,7 +343,9 @@ impl Rates {
     /// Each point with the runs that met it and how often they did, rarest first.
     pub fn rarest_first(&self) -> Vec<(Point, u64, u64)> {
         let met = Point::ALL.into_iter().zip(self.met);
-        let mut all: Vec<_> = met.map(|(point, (runs, times))| (point, runs, times)).collect();
+        let mut all: Vec<_> = met
+            .map(|(point, (runs, times))| (point, runs, times))
+            .collect();
         all.sort_by_key(|(_, runs, times)| (*runs, *times));
         all
     }
@@ -352,7 +356,9 @@ impl Rates {
             return Vec::new();
         }
         let all = self.rarest_first().into_iter();
-        all.filter(|(_, runs, _)| *runs == 0).map(|(point, ..)| point).collect()
+        all.filter(|(_, runs, _)| *runs == 0)
+            .map(|(point, ..)| point)
+            .collect()
     }
 }
 

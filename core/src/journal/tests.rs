@@ -183,6 +183,7 @@ fn a_digest_depends_on_the_effects_and_not_on_what_came_before_it() {
         turn: TurnId(1),
         body: vec![b'x'; length],
         connect_ms: 1,
+        not_after: Instant(9),
     };
     let mut digest = Digest::default();
     let mut of = |effects: &[Effect]| {

@@ -140,6 +140,13 @@ impl Stretch {
         ctx.kit.timers.arm(Wake::FenceDue(self.turn), stop_at);
     }
 
+    /// When the turn will be let go unless its lease is confirmed again: an
+    /// effect that a stopped process carries out later must not begin anything.
+    pub(crate) fn held_until(&self, ctx: &Ctx<'_>) -> Instant {
+        let due = ctx.kit.timers.due(&Wake::FenceDue(self.turn));
+        due.unwrap_or(ctx.now.mono)
+    }
+
     /// The latest moment at which something must have happened: past it the
     /// lease is not renewed, because whatever was to wake the turn has not (L3).
     pub(crate) fn waits_until(&self, ctx: &Ctx<'_>) -> Instant {

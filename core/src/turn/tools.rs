@@ -137,6 +137,7 @@ impl Stretch {
     pub(super) fn tools_written(&mut self, ctx: &mut Ctx<'_>) -> Moved {
         let stopping = self.ending.is_some() || self.hand_over;
         let (turn, epoch) = (self.turn, self.epoch);
+        let not_after = self.held_until(ctx);
         let cwd = self.world.as_ref().and_then(|world| world.cwd.clone());
         let Phase::Tools(tools) = &mut self.phase else {
             return Moved::On;
@@ -145,7 +146,7 @@ impl Stretch {
             if stopping {
                 tools.answer_unstarted("the turn was stopped before this tool was started");
             } else {
-                tools.start_announced(ctx, turn, epoch, cwd.as_deref());
+                tools.start_announced(ctx, turn, epoch, cwd.as_deref(), not_after);
             }
         }
         self.tools_moved(ctx)
@@ -291,6 +292,7 @@ impl Tools {
         turn: TurnId,
         epoch: Epoch,
         cwd: Option<&str>,
+        not_after: Instant,
     ) {
         let deadlines = ctx.config.deadlines;
         for call in self
@@ -313,6 +315,7 @@ impl Tools {
                     input: call.input.clone(),
                     cwd: cwd.map(ToString::to_string),
                     deadline_ms: deadlines.tool_ms,
+                    not_after,
                 }),
             });
             call.at = Stage::Running {

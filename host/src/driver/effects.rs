@@ -8,6 +8,7 @@ use dispatch_core::ids::{EffectId, ProviderId, TurnId};
 use dispatch_core::io::{Effect, FailKind, Found, Input, ToolEnd, ToolStart};
 use dispatch_core::journal::Start;
 use dispatch_core::store::Verb;
+use dispatch_core::time::Instant;
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -208,9 +209,18 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
                 turn,
                 body,
                 connect_ms,
-            } => self.open(id, &provider, turn, body, connect_ms),
+                not_after,
+            } => {
+                if self.is_in_time(turn, not_after) {
+                    self.open(id, &provider, turn, body, connect_ms);
+                }
+            }
             Effect::CloseProvider { id, finished } => self.flights.close(id, finished),
-            Effect::StartTool { id, start } => self.start_tool(id, *start),
+            Effect::StartTool { id, start } => {
+                if self.is_in_time(start.turn, start.not_after) {
+                    self.start_tool(id, *start);
+                }
+            }
             Effect::KillTool { id } => self.flights.stop(id),
             Effect::ReapTool {
                 id, turn, call_id, ..
@@ -234,6 +244,16 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
                 self.drained.send_replace(true);
             }
         }
+    }
+
+    /// A process that was stopped between an input and its effects must not
+    /// begin what another replica may be doing by now (L2).
+    fn is_in_time(&self, turn: TurnId, not_after: Instant) -> bool {
+        let is_in_time = self.ports.clock.now().mono <= not_after;
+        if !is_in_time {
+            tracing::warn!(%turn, "this process stood still past its lease: nothing is begun");
+        }
+        is_in_time
     }
 
     fn open(

@@ -268,6 +268,7 @@ fn stream(n: u64) -> Effect {
         turn: TurnId(1),
         body: Vec::new(),
         connect_ms: 1_000,
+        not_after: Instant(u64::MAX),
     }
 }
 
@@ -282,6 +283,7 @@ fn tool(n: u64) -> Effect {
             input: "{}".into(),
             cwd: None,
             deadline_ms: 1_000,
+            not_after: Instant(u64::MAX),
         }),
     }
 }
@@ -425,6 +427,24 @@ async fn a_panic_in_the_work_on_an_effect_is_an_input_about_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_stood_still_past_its_lease_begins_nothing() {
+    let rig = rig(None, |puppet, input| {
+        if is_first_tick(puppet, input) {
+            // As a SIGSTOP between the input and its effects would.
+            std::thread::sleep(Duration::from_millis(3));
+            let mut late = stream(3);
+            if let Effect::OpenProvider { not_after, .. } = &mut late {
+                *not_after = Instant(1);
+            }
+            puppet.effects.extend([late, load(1, 7)]);
+        }
+    });
+    until(|| rig.store.0.lock().unwrap().len() == 1).await;
+    assert_eq!(rig.alive.load(Ordering::SeqCst), 0);
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_provider_is_a_failed_stream() {
     let mut rig = rig(None, |puppet, input| {
         if is_first_tick(puppet, input) {
@@ -444,6 +464,7 @@ async fn an_unknown_provider_is_a_failed_stream() {
                 turn,
                 body,
                 connect_ms,
+                not_after: Instant(u64::MAX),
             });
         }
     });

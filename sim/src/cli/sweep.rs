@@ -128,7 +128,10 @@ fn tell(args: &Args, swept: &Swept) -> anyhow::Result<()> {
         true => rarest.len(),
         false => 5,
     };
-    writeln!(out, "rarest situations (seeds that met them, times in all):")?;
+    writeln!(
+        out,
+        "rarest situations (seeds that met them, times in all):"
+    )?;
     for (point, runs, times) in rarest.into_iter().take(many) {
         writeln!(out, "  {:32} {runs:>8} {times:>9}", point.name())?;
     }
@@ -145,12 +148,13 @@ fn tell(args: &Args, swept: &Swept) -> anyhow::Result<()> {
 }
 
 fn tell_json(args: &Args, swept: &Swept) -> anyhow::Result<()> {
-    let points: serde_json::Map<String, serde_json::Value> = (swept.rates.rarest_first().into_iter())
-        .map(|(point, runs, times)| {
-            let met = serde_json::json!({"seeds": runs, "times": times});
-            (point.name().to_owned(), met)
-        })
-        .collect();
+    let points: serde_json::Map<String, serde_json::Value> =
+        (swept.rates.rarest_first().into_iter())
+            .map(|(point, runs, times)| {
+                let met = serde_json::json!({"seeds": runs, "times": times});
+                (point.name().to_owned(), met)
+            })
+            .collect();
     let never: Vec<&str> = swept.rates.never_met().iter().map(|p| p.name()).collect();
     let shown = serde_json::json!({
         "from": args.from,

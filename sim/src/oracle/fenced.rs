@@ -17,15 +17,12 @@ pub(crate) struct Fenced {
 }
 
 impl Fenced {
-    fn holds(&self, moment: &Moment, turn: TurnId, epoch: Epoch, what: &str) -> Result<(), Breach> {
+    fn holds(&self, at: Timestamp, turn: TurnId, epoch: Epoch, what: &str) -> Result<(), Breach> {
         match self.leases.get(&(turn, epoch)) {
-            Some(until) if *until >= moment.store_now => Ok(()),
+            Some(until) if *until >= at => Ok(()),
             Some(until) => Breach::new(
                 format!("no {what} after the lease has lapsed at {}", until.0),
-                format!(
-                    "{what} for turn {turn}, epoch {}, at {}",
-                    epoch.0, moment.store_now.0
-                ),
+                format!("{what} for turn {turn}, epoch {}, at {}", epoch.0, at.0),
             ),
             None => Breach::new(
                 format!("{what} only by an owner"),
@@ -63,11 +60,15 @@ impl Oracle for Fenced {
                 }
                 Ok(())
             }
-            Fact::Published { event, .. } if event.seq.is_none() && !event.is_terminal() => {
-                self.holds(moment, event.turn, event.epoch, "provisional event")
+            Fact::Published {
+                event, decided_at, ..
+            } if event.seq.is_none() && !event.is_terminal() => {
+                self.holds(*decided_at, event.turn, event.epoch, "provisional event")
             }
-            Fact::Opened { turn, epoch } => self.holds(moment, *turn, *epoch, "request"),
-            Fact::ToolStarted { turn, epoch, .. } => self.holds(moment, *turn, *epoch, "command"),
+            Fact::Opened { turn, epoch } => self.holds(moment.store_now, *turn, *epoch, "request"),
+            Fact::ToolStarted { turn, epoch, .. } => {
+                self.holds(moment.store_now, *turn, *epoch, "command")
+            }
             _ => Ok(()),
         }
     }

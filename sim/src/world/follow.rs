@@ -73,6 +73,7 @@ impl World<'_> {
         self.tell(&Fact::Published {
             replica,
             event: &event,
+            decided_at: self.replicas[replica].decided_at(),
         });
         let Some(follower) = self.followers.all.get_mut(&event.conversation) else {
             return;

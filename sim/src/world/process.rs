@@ -10,9 +10,10 @@ use dispatch_core::ids::{EffectId, Epoch, Owner, ProviderId, TurnId};
 use dispatch_core::io::{Effect, Input};
 use dispatch_core::liveness::OnCrash;
 use dispatch_core::store::{ProviderSettings, Reply};
+use dispatch_core::time::{Instant, Timestamp};
 
 use super::{Event, World};
-use crate::clock::{Clock, Us};
+use crate::clock::{Clock, Us, store_time};
 use crate::fact::{Fact, Life};
 use crate::scenario::{Chaos, MINUTE, SECOND, When};
 use crate::sometimes::Point;
@@ -44,6 +45,8 @@ pub(crate) struct Process {
     pub(super) views: BTreeMap<EffectId, ProviderId>,
     pub(super) epochs: BTreeMap<TurnId, Epoch>,
     stopped_at: Us,
+    /// When it was last told something.
+    told_at: Us,
     fresh_bytes: usize,
 }
 
@@ -119,6 +122,11 @@ impl Replica {
         self.node == owner.node && boot == Some(owner.boot)
     }
 
+    /// When the effects that it is carrying out were decided upon.
+    pub(super) fn decided_at(&self) -> Timestamp {
+        store_time(self.process.as_ref().map_or(0, |process| process.told_at))
+    }
+
     /// Accepts connections: a stopped process's kernel does so, too.
     pub(super) fn is_reachable(&self) -> bool {
         self.process.is_some()
@@ -158,6 +166,7 @@ impl World<'_> {
             views: BTreeMap::new(),
             epochs: BTreeMap::new(),
             stopped_at: 0,
+            told_at: self.at,
             fresh_bytes: 0,
         });
         self.tell_life(replica, Life::Up);
@@ -238,6 +247,7 @@ impl World<'_> {
             }
         }
         process.feeds += 1;
+        process.told_at = at;
         if self.thaws && process.feeds.is_multiple_of(THAW_EVERY) {
             *process.core = thawed(&process.core);
         }
@@ -290,9 +300,18 @@ impl World<'_> {
                 turn,
                 body,
                 connect_ms: _,
-            } => self.open_stream(replica, id, provider, turn, body),
+                not_after,
+            } => {
+                if self.is_in_time(replica, not_after) {
+                    self.open_stream(replica, id, provider, turn, body);
+                }
+            }
             Effect::CloseProvider { id, finished: _ } => self.close_stream(replica, id),
-            Effect::StartTool { id, start } => self.start_tool(replica, id, *start),
+            Effect::StartTool { id, start } => {
+                if self.is_in_time(replica, start.not_after) {
+                    self.start_tool(replica, id, *start);
+                }
+            }
             Effect::KillTool { id } => self.kill_tool(replica, id),
             Effect::ReapTool {
                 id,
@@ -311,6 +330,16 @@ impl World<'_> {
                 self.queue_in(0, Event::DrainedOrNot { replica, life });
             }
         }
+    }
+
+    /// As the host does it.
+    fn is_in_time(&mut self, replica: usize, not_after: Instant) -> bool {
+        let process = self.replicas[replica].process.as_ref();
+        let is_in_time = process.is_some_and(|p| p.clock.now(self.at).mono <= not_after);
+        if !is_in_time {
+            self.court.sometimes.hit(Point::TooLateToBegin);
+        }
+        is_in_time
     }
 
     fn weigh_fresh(&mut self, replica: usize) {
@@ -414,7 +443,22 @@ impl World<'_> {
                 Life::Up if when == When::Now => self.die(replica, down),
                 Life::Up => self.doom(replica, when, Hit::Kill(down)),
             },
-            Chaos::Shutdown { replica, down } => self.shut_down(replica, down),
+            Chaos::Shutdown {
+                replica,
+                down,
+                killed_after,
+            } => {
+                self.shut_down(replica, down);
+                if let Some(after) = killed_after {
+                    let when = When::Now;
+                    let kill = Chaos::Kill {
+                        replica,
+                        when,
+                        down,
+                    };
+                    self.queue_in(after, Event::Chaos(Box::new(kill)));
+                }
+            }
             Chaos::Pause {
                 replica,
                 when: When::Now,

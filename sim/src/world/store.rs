@@ -145,7 +145,11 @@ impl World<'_> {
                 self.court.sometimes.hit(Point::LimitBelowInFlight);
             }
             (Verb::SweepOne { .. }, Reply::Swept(Some(swept))) => {
-                let owner = self.mirror.open.get(&swept.turn).and_then(|row| row.owner.as_ref());
+                let owner = self
+                    .mirror
+                    .open
+                    .get(&swept.turn)
+                    .and_then(|row| row.owner.as_ref());
                 let is_stopped = owner.is_some_and(|owner| {
                     let mut places = self.replicas.iter();
                     places.any(|place| place.state == Life::Paused && place.runs(owner))
@@ -164,9 +168,11 @@ impl World<'_> {
     /// The mirror is still as it was before the grants.
     fn note_overtaking(&mut self, provider: &ProviderId, turns: &[dispatch_core::store::Granted]) {
         let (line, _) = self.line(provider);
-        let is_granted = |waiting: &Waiting| turns.iter().any(|granted| granted.turn == waiting.turn);
+        let is_granted =
+            |waiting: &Waiting| turns.iter().any(|granted| granted.turn == waiting.turn);
         let (granted, left): (Vec<Waiting>, Vec<Waiting>) = line.into_iter().partition(is_granted);
-        let overtakes = |a: &Waiting, b: &Waiting| a.starred && !b.starred && a.accepted_at > b.accepted_at;
+        let overtakes =
+            |a: &Waiting, b: &Waiting| a.starred && !b.starred && a.accepted_at > b.accepted_at;
         let met = |met: &dyn Fn(&Waiting, &Waiting) -> bool| {
             granted.iter().any(|a| left.iter().any(|b| met(a, b)))
         };

@@ -71,7 +71,6 @@ impl World<'_> {
         let command = input["command"].as_str().unwrap_or(&start.input).to_owned();
         let directory = (start.turn, start.call_id.clone());
         if let Some(Directory::Closed) = self.runs.directories.get(&directory) {
-            self.court.sometimes.hit(Point::ClosedDirectory);
             let end = refused("its run directory was closed by a later ownership");
             self.send(1_000, replica, life, Input::ToolDone { id: effect, end });
             return;

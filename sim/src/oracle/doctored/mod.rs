@@ -66,6 +66,14 @@ impl Court {
     }
 }
 
+fn published(event: &AgentEvent, decided_at_ms: u64) -> Fact<'_> {
+    Fact::Published {
+        replica: 0,
+        event,
+        decided_at: Timestamp(decided_at_ms),
+    }
+}
+
 fn talk() -> ConversationId {
     "talk".try_into().unwrap()
 }

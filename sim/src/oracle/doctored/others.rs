@@ -8,10 +8,7 @@ fn c5_d24_a_client_that_misses_repeats_or_foresees_an_event_is_objected_to() {
     let mut court = Court::of("client-view");
     court.agrees(Fact::Logged(&first));
     let seen = |event| Fact::Seen { client: 0, event };
-    court.objects(Fact::Published {
-        replica: 0,
-        event: &second,
-    });
+    court.objects(published(&second, 0));
     court.agrees(seen(&first));
     court.objects(seen(&second));
     let mut court = Court::of("client-view");

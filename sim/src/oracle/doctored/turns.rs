@@ -17,10 +17,7 @@ fn t2_a_terminal_event_that_was_not_elected_is_objected_to_when_shown_or_answere
     let mut court = Court::of("one-terminal");
     court.agrees(Fact::Logged(&event(1, 1, 0, start(0))));
     let shown = event(0, 1, 1, error("provider-error", "http-401"));
-    court.objects(Fact::Published {
-        replica: 0,
-        event: &shown,
-    });
+    court.objects(published(&shown, 0));
     let answer = Answer::Ended(Box::new(event(2, 1, 1, aborted())));
     court.objects(Fact::Answered {
         token: None,
@@ -55,15 +52,13 @@ fn l2_words_and_deeds_after_a_lapsed_lease_are_objected_to() {
     });
     let delta = event(0, 1, 2, text_delta(0, "x"));
     let (turn, epoch) = (TurnId(1), Epoch(2));
-    let shown = || Fact::Published {
-        replica: 0,
-        event: &delta,
-    };
+    let shown = |at_ms| published(&delta, at_ms);
     court.at_ms = 60_000;
-    court.agrees(shown());
+    court.agrees(shown(60_000));
     court.agrees(Fact::Opened { turn, epoch });
     court.at_ms = 60_001;
-    court.objects(shown());
+    court.agrees(shown(60_000));
+    court.objects(shown(60_001));
     court.objects(Fact::Opened { turn, epoch });
     court.objects(Fact::Opened {
         turn,
@@ -91,10 +86,7 @@ fn t3_a_wrong_wait_or_attempt_and_a_twenty_second_retry_are_objected_to() {
 fn t3_a_retry_after_content_or_a_request_before_its_time_is_objected_to() {
     let mut court = Court::of("retry-schedule");
     let delta = event(0, 1, 1, text_delta(0, "x"));
-    court.agrees(Fact::Published {
-        replica: 0,
-        event: &delta,
-    });
+    court.agrees(published(&delta, 0));
     court.objects(Fact::Logged(&event(1, 1, 1, retry(0, 5_000))));
     let mut court = Court::of("retry-schedule");
     court.agrees(Fact::Logged(&event(1, 1, 1, retry(0, 5_000))));
@@ -220,12 +212,9 @@ fn a_text_twice_or_wrong_or_missing_is_objected_to() {
     court.objects(Fact::Logged(&event(3, 1, 1, done())));
     let mut court = begun();
     let delta = event(0, 1, 1, text_delta(0, &text[..3]));
-    let shown = || Fact::Published {
-        replica: 0,
-        event: &delta,
-    };
-    court.agrees(shown());
-    court.objects(shown());
+    let shown = |at_ms| published(&delta, at_ms);
+    court.agrees(shown(0));
+    court.objects(shown(0));
 }
 
 #[test]
