@@ -57,6 +57,12 @@ enum What {
     Planted {
         /// Only this one.
         id: Option<String>,
+        /// So many pairs, drawn by the seed, instead of each alone.
+        #[arg(long, conflicts_with = "id")]
+        pairs: Option<usize>,
+        /// Where the search begins.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
     },
 }
 
@@ -84,7 +90,7 @@ fn obey(command: What) -> anyhow::Result<ExitCode> {
             tell(&swept, from, json)
         }
         What::Run { seed, trace } => run_seed(seed, trace),
-        What::Planted { id } => planted(id.as_deref()),
+        What::Planted { id, pairs, seed } => planted(id.as_deref(), pairs, seed),
     }
 }
 
@@ -182,35 +188,39 @@ fn run_seed(seed: u64, traced: bool) -> anyhow::Result<ExitCode> {
 }
 
 #[cfg(planted)]
-fn planted(only: Option<&str>) -> anyhow::Result<ExitCode> {
-    use dispatch_sim::planted::{LEDGER, Verdict, hunt};
+fn planted(only: Option<&str>, pairs: Option<usize>, seed: u64) -> anyhow::Result<ExitCode> {
+    use dispatch_sim::planted::{LEDGER, RANGES, hunt, median, range_start, table_head};
 
-    let wanted: Vec<_> = LEDGER
-        .into_iter()
-        .filter(|(id, _)| only.is_none_or(|only| only == *id))
-        .collect();
-    anyhow::ensure!(
-        !wanted.is_empty(),
-        "no bug {} is planted here; these are: {}",
-        only.unwrap_or_default(),
-        LEDGER.map(|(id, _)| id).join(" ")
-    );
-    let mut all_caught = true;
-    for (id, right) in wanted {
-        match hunt(id, right) {
-            Verdict::Caught(name, seeds) => println!("{id} caught by {name} after {seeds} seeds"),
-            Verdict::Mistaken(name, seeds) => {
-                all_caught = false;
-                println!("{id} met by {name} after {seeds} seeds, but {right:?} should have");
-            }
-            Verdict::Missed => {
-                all_caught = false;
-                println!(
-                    "{id} not caught within {} seeds",
-                    dispatch_sim::planted::BUDGET
-                );
+    let mut out = std::io::stdout();
+    let (mut all_caught, mut seeds) = (true, Vec::new());
+    let mut tell = |hunt: dispatch_sim::planted::Hunt| {
+        all_caught &= hunt.is_caught();
+        seeds.extend(hunt.seeds());
+        writeln!(out, "{hunt}").and_then(|()| out.flush())
+    };
+    println!("{}", table_head());
+    match pairs {
+        Some(count) => {
+            for (n, pair) in (0..).zip(dispatch_sim::planted::pairs(count, seed)) {
+                tell(hunt(&pair, std::iter::once(range_start(seed, n))))?;
             }
         }
+        None => {
+            let wanted = |id: &str| only.is_none_or(|only| only == id);
+            anyhow::ensure!(
+                LEDGER.iter().any(|(id, _)| wanted(id)),
+                "no bug {} is planted here; these are: {}",
+                only.unwrap_or_default(),
+                LEDGER.map(|(id, _)| id).join(" ")
+            );
+            for bug in LEDGER.iter().filter(|(id, _)| wanted(id)) {
+                let starts = (0..RANGES).map(|range| range_start(seed, range));
+                tell(hunt(&[*bug], starts))?;
+            }
+        }
+    }
+    if let Some(median) = median(seeds) {
+        println!("median: {median} seeds");
     }
     Ok(match all_caught {
         true => ExitCode::SUCCESS,
@@ -219,7 +229,7 @@ fn planted(only: Option<&str>) -> anyhow::Result<ExitCode> {
 }
 
 #[cfg(not(planted))]
-fn planted(_: Option<&str>) -> anyhow::Result<ExitCode> {
+fn planted(_: Option<&str>, _: Option<usize>, _: u64) -> anyhow::Result<ExitCode> {
     anyhow::bail!(
         "this build holds no planted bugs; build it with: cargo run --config \"build.rustflags=['--cfg','tokio_unstable','--cfg','planted']\" --target-dir target/planted -p dispatch-sim -- planted"
     )
