@@ -23,6 +23,7 @@ pub(crate) struct Replica {
     pub(super) state: Life,
     pub(super) process: Option<Process>,
     pub(super) cut_off_until: Us,
+    pub(super) wedged_until: Us,
     wall_ahead_ms: i64,
     down_after_drain: Us,
     /// What came while the process was stopped.
@@ -60,6 +61,7 @@ impl Replica {
             state: Life::Down,
             process: None,
             cut_off_until: 0,
+            wedged_until: 0,
             wall_ahead_ms: 0,
             down_after_drain: SECOND,
             inbox: Vec::new(),
@@ -127,6 +129,8 @@ impl World<'_> {
         let mut config = Config::new(owner, providers.collect());
         config.ask_ms = self.scenario.ask_ms;
         config.requests_ms = self.scenario.requests_ms;
+        config.retry.budget_ms = self.scenario.retry_budget_ms;
+        config.step_limit_bytes = self.scenario.step_limit_bytes;
         if self.scenario.seals {
             config.on_crash = OnCrash::Seal;
         }
@@ -356,6 +360,10 @@ impl World<'_> {
                 let place = &mut self.replicas[replica];
                 place.cut_off_until = place.cut_off_until.max(until);
                 self.tell(&Fact::Trouble { replica });
+            }
+            Chaos::Wedge { replica, during } => {
+                let until = (self.at + during).min(self.scenario.calm_at);
+                self.replicas[replica].wedged_until = until;
             }
             Chaos::Storm { during, kind } => {
                 let until = (self.at + during).min(self.scenario.calm_at);

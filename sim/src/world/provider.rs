@@ -87,7 +87,11 @@ impl World<'_> {
             abandoned: false,
         };
         self.streams.open.insert(stream, opened);
-        self.tell(&Fact::Opened { turn, epoch });
+        self.tell(&Fact::Opened {
+            turn,
+            epoch,
+            stream,
+        });
         let after = self.dice.network.spread(500, 30_000);
         self.queue_in(after, Event::Arrive(stream));
     }

@@ -27,6 +27,8 @@ fn terms() -> Rc<Terms> {
         repeats_cuts: false,
         seals: false,
         resume_limit: 3,
+        retry_budget_ms: 8 * 3_600_000,
+        step_limit_bytes: 1_000,
     })
 }
 
