@@ -247,8 +247,9 @@ impl Stretch {
             return Moved::On;
         }
         // The model has said that it is through; only the farewell is missing.
+        // Nothing was cut: where it said nothing else, that is an empty completion.
         if stream.assembler.finish_reason().is_some() {
-            return self.judge(ctx, false);
+            return self.judge(ctx, true);
         }
         let (cause, limit_ms) = match stream.last_byte_at {
             None => ("first-byte-timeout", ctx.config.deadlines.first_byte_ms),
