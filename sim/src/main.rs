@@ -51,6 +51,9 @@ enum What {
         /// Print every event.
         #[arg(long)]
         trace: bool,
+        /// With these planted bugs, where the build holds them.
+        #[arg(long)]
+        plant: Vec<String>,
     },
     /// Look for planted bugs; needs a build with `--config build.rustflags`
     /// that sets `--cfg planted`.
@@ -89,7 +92,10 @@ fn obey(command: What) -> anyhow::Result<ExitCode> {
             let swept = sweep_seeds(from, seeds, threads, one);
             tell(&swept, from, json)
         }
-        What::Run { seed, trace } => run_seed(seed, trace),
+        What::Run { seed, trace, plant } => {
+            select(&plant)?;
+            run_seed(seed, trace)
+        }
         What::Planted { id, pairs, seed } => planted(id.as_deref(), pairs, seed),
     }
 }
@@ -188,6 +194,25 @@ fn run_seed(seed: u64, traced: bool) -> anyhow::Result<ExitCode> {
 }
 
 #[cfg(planted)]
+fn select(ids: &[String]) -> anyhow::Result<()> {
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let known = dispatch_core::planted::LEDGER;
+    let unknown = ids.iter().find(|id| !known.contains(id));
+    anyhow::ensure!(unknown.is_none(), "no bug {unknown:?}; there are {known:?}");
+    dispatch_core::planted::select(&ids);
+    Ok(())
+}
+
+#[cfg(not(planted))]
+const NO_BUGS: &str = "this build holds no planted bugs; build it with: cargo run --config \"build.rustflags=['--cfg','tokio_unstable','--cfg','planted']\" --target-dir target/planted -p dispatch-sim -- planted";
+
+#[cfg(not(planted))]
+fn select(ids: &[String]) -> anyhow::Result<()> {
+    anyhow::ensure!(ids.is_empty(), NO_BUGS);
+    Ok(())
+}
+
+#[cfg(planted)]
 fn planted(only: Option<&str>, pairs: Option<usize>, seed: u64) -> anyhow::Result<ExitCode> {
     use dispatch_sim::planted::{LEDGER, RANGES, hunt, median, range_start, table_head};
 
@@ -230,7 +255,5 @@ fn planted(only: Option<&str>, pairs: Option<usize>, seed: u64) -> anyhow::Resul
 
 #[cfg(not(planted))]
 fn planted(_: Option<&str>, _: Option<usize>, _: u64) -> anyhow::Result<ExitCode> {
-    anyhow::bail!(
-        "this build holds no planted bugs; build it with: cargo run --config \"build.rustflags=['--cfg','tokio_unstable','--cfg','planted']\" --target-dir target/planted -p dispatch-sim -- planted"
-    )
+    anyhow::bail!(NO_BUGS)
 }

@@ -55,6 +55,12 @@ impl World<'_> {
             true => Fate::Lost,
             false => self.fate(replica),
         };
+        // A renewal that is held would extend a lease that was let go long ago,
+        // as it must where the clock has jumped.
+        let fate = match (fate, fence_of(&verb)) {
+            (Fate::Held, None) => Fate::Lost,
+            (fate, _) => fate,
+        };
         if !matches!(fate, Fate::Fine | Fate::Twice) {
             self.tell(&Fact::Trouble { replica });
             self.recorder

@@ -3,6 +3,7 @@
 
 mod lines;
 mod others;
+mod rows;
 mod turns;
 
 use std::collections::BTreeSet;
@@ -245,6 +246,7 @@ fn every_oracle_has_its_doctored_world() {
         include_str!("turns.rs"),
         include_str!("lines.rs"),
         include_str!("others.rs"),
+        include_str!("rows.rs"),
     ];
     let named: BTreeSet<&str> = pages
         .iter()
