@@ -1,7 +1,8 @@
 //! `limit` (A1, A4): slots in use, those left less than the cooldown ago
 //! included, never exceed the limit by a grant, and no other slot counts, so
 //! that none leaks (D02); nor do the requests that a
-//! provider itself counts, those of paused and dead processes aside.
+//! provider itself counts, those of paused and dead processes aside. A turn has
+//! one slot, and so one request that nobody has closed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -35,6 +36,8 @@ pub(crate) struct Limit {
     /// An abort that its owner did not answer to may have been carried out by
     /// another: the owner hears of it later.
     ended: BTreeMap<TurnId, Timestamp>,
+    /// The turn that its owner has just written to.
+    written: Option<TurnId>,
 }
 
 impl Limit {
@@ -51,7 +54,8 @@ impl Limit {
             }
             (true, true) | (false, false) => {}
         }
-        if after.state == TurnState::Ended {
+        let by_owner = self.written == Some(after.turn);
+        if after.state == TurnState::Ended && !by_owner {
             self.ended.insert(after.turn, moment.store_now);
         }
     }
@@ -108,13 +112,15 @@ impl Limit {
         )
     }
 
+    /// Its process runs.
+    fn runs(&self, request: &Request) -> bool {
+        let lives = self.lives.get(&request.replica);
+        lives.is_some_and(|(life, state)| {
+            *life == request.life && matches!(state, Life::Up | Life::Draining)
+        })
+    }
+
     fn counts(&self, moment: &Moment, request: &Request) -> bool {
-        let runs = self
-            .lives
-            .get(&request.replica)
-            .is_some_and(|(life, state)| {
-                *life == request.life && matches!(state, Life::Up | Life::Draining)
-            });
         let just_ended = self
             .ended
             .get(&request.turn)
@@ -125,11 +131,24 @@ impl Limit {
                 .requests
                 .values()
                 .any(|later| later.turn == request.turn && later.stream > request.stream);
-        runs && !just_ended && !followed
+        self.runs(request) && !just_ended && !followed
     }
 
     fn requested(&mut self, moment: &Moment, request: &Request) -> Result<(), Breach> {
         self.requests.insert(request.stream, request.clone());
+        let open = self.requests.values().filter(|open| {
+            open.turn == request.turn && !self.closed.contains(&open.stream) && self.runs(open)
+        });
+        let open: Vec<u32> = open.map(|open| open.stream).collect();
+        if open.len() > 1 {
+            return Breach::new(
+                format!(
+                    "one request of turn {} that nobody has closed",
+                    request.turn
+                ),
+                format!("{open:?}"),
+            );
+        }
         let counted: Vec<&Request> = self
             .requests
             .values()
@@ -160,8 +179,16 @@ impl Oracle for Limit {
 
     fn see(&mut self, moment: &Moment, fact: &Fact<'_>) -> Result<(), Breach> {
         match fact {
+            Fact::Written { turn, .. } => {
+                self.written = Some(*turn);
+                Ok(())
+            }
             Fact::Moved { before, after } => {
                 self.moved(moment, *before, after);
+                Ok(())
+            }
+            Fact::Rows { .. } => {
+                self.written = None;
                 Ok(())
             }
             Fact::ViewRead { provider, view, .. } => self.viewed(moment, provider, view),

@@ -43,7 +43,6 @@ pub(crate) struct Process {
     pub(super) runs: BTreeMap<EffectId, usize>,
     pub(super) views: BTreeMap<EffectId, ProviderId>,
     pub(super) epochs: BTreeMap<TurnId, Epoch>,
-    stopped_at: Us,
     fresh_bytes: usize,
 }
 
@@ -106,7 +105,6 @@ impl World<'_> {
             runs: BTreeMap::new(),
             views: BTreeMap::new(),
             epochs: BTreeMap::new(),
-            stopped_at: 0,
             fresh_bytes: 0,
         });
         self.tell_life(replica, Life::Up);
@@ -398,10 +396,9 @@ impl World<'_> {
 
     fn stop(&mut self, replica: usize, during: Us) {
         let place = &mut self.replicas[replica];
-        let Some(process) = place.process.as_mut().filter(|_| place.state == Life::Up) else {
+        if place.process.is_none() || place.state != Life::Up {
             return;
-        };
-        process.stopped_at = self.at;
+        }
         let life = place.life;
         self.tell_life(replica, Life::Paused);
         self.queue_in(during, Event::Continue { replica, life });
@@ -414,8 +411,7 @@ impl World<'_> {
             return;
         }
         let inbox = std::mem::take(&mut place.inbox);
-        let stopped_at = place.process.as_ref().map_or(self.at, |p| p.stopped_at);
-        self.excuse_silence(replica, self.at - stopped_at);
+        self.excuse_silence(replica);
         self.tell_life(replica, Life::Up);
         if self.dice.process.chance(5_000) {
             self.tick(replica);
