@@ -73,6 +73,9 @@ fn answer_rest(repaired: &mut Vec<Item>, unanswered: &mut Vec<String>, repairs: 
             ok: false,
             output: OUTCOME_UNKNOWN.to_string(),
         });
+        if crate::planted!("D20") {
+            break;
+        }
     }
 }
 

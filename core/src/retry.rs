@@ -22,7 +22,11 @@ pub fn delay_for(terms: &RetryTerms, attempt: u32) -> Option<u64> {
     let beyond = u64::try_from((attempt + 1).saturating_sub(listed)).ok()?;
     let sum_ms = within.saturating_add(beyond.saturating_mul(last_ms));
     let delay_ms = terms.schedule_ms.get(attempt).copied().unwrap_or(last_ms);
-    (sum_ms <= terms.budget_ms).then_some(delay_ms)
+    let counted_ms = match crate::planted!("D07") {
+        true => sum_ms - delay_ms,
+        false => sum_ms,
+    };
+    (counted_ms <= terms.budget_ms).then_some(delay_ms)
 }
 
 /// A step that did not succeed, judged.
@@ -153,8 +157,10 @@ pub fn next(
     now: Timestamp,
     wall: Timestamp,
 ) -> Verdict {
-    let scheduled = delay_for(terms, state.attempt)
-        .filter(|delay_ms| state.sum_ms.saturating_add(*delay_ms) <= terms.budget_ms);
+    let scheduled = delay_for(terms, state.attempt).filter(|delay_ms| {
+        let sum_ms = state.sum_ms.saturating_add(*delay_ms);
+        sum_ms <= terms.budget_ms || crate::planted!("D07")
+    });
     let Some(scheduled_ms) = scheduled else {
         return Verdict::GiveUp(None);
     };
@@ -187,9 +193,13 @@ pub fn next(
         )));
     }
     let lengthened = asked_ms > scheduled_ms;
+    let delay_ms = match &refusal.retry_after {
+        RetryAfter::In(ms) if crate::planted!("D08") => *ms,
+        _ => scheduled_ms.max(asked_ms),
+    };
     Verdict::Wait(Retry {
         attempt: state.attempt,
-        delay_ms: scheduled_ms.max(asked_ms),
+        delay_ms,
         counted_ms: scheduled_ms,
         failure: refusal.failure.clone(),
         source: if lengthened || asked_ms == 0 {
@@ -286,11 +296,14 @@ fn is_passing(word: &str) -> bool {
 
 /// Reads both headers; the finer one wins (T4).
 fn retry_after(ms: Option<&str>, plain: Option<&str>) -> RetryAfter {
+    let least_ms = u64::from(!crate::planted!("D08"));
     let of_ms = ms.map(|text| (text, decimal_ms(text, 1)));
     let of_plain = plain.map(|text| (text, decimal_ms(text, 1_000)));
     for (text, parsed) in [of_ms, of_plain].into_iter().flatten() {
         match parsed {
-            Some(wait_ms) if (1..=ABSURD_MS).contains(&wait_ms) => return RetryAfter::In(wait_ms),
+            Some(wait_ms) if (least_ms..=ABSURD_MS).contains(&wait_ms) => {
+                return RetryAfter::In(wait_ms);
+            }
             Some(_) => return RetryAfter::Ignored(bounded_to(text, 40)),
             None => {}
         }

@@ -433,6 +433,20 @@ fn t11_an_empty_completion_is_repeated_once_and_announced() {
 }
 
 #[test]
+fn t11_a_finish_without_words_or_farewell_is_an_empty_completion_and_no_cut() {
+    let mut world = World::new();
+    world.submit("hello");
+    let id = world.stream();
+    world.head(id, 200, &[("content-type", "text/event-stream")]);
+    world.sse(
+        id,
+        &[r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#],
+    );
+    world.pass(5_000);
+    assert_eq!(world.log(), ["turn-start", "step-restart"]);
+}
+
+#[test]
 fn t5_an_abort_ends_a_parked_a_streaming_and_a_tool_running_turn() {
     let mut world = World::new();
     let receipt = world.submit("streaming");

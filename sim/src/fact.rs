@@ -146,6 +146,22 @@ pub enum Fact<'a> {
         /// As it is.
         after: &'a TurnRow,
     },
+    /// What a transaction that changed a turn has left behind.
+    Rows {
+        /// The turn.
+        turn: &'a TurnRow,
+        /// Its conversation names it as the one that is owned.
+        holds: bool,
+        /// Its marker is armed.
+        armed: bool,
+    },
+    /// A fenced write has changed a turn's row.
+    Written {
+        /// Of this turn.
+        turn: TurnId,
+        /// Under this ownership.
+        epoch: Epoch,
+    },
     /// The store answered with a view.
     ViewRead {
         /// Whose line.
@@ -190,6 +206,8 @@ pub enum Fact<'a> {
         turn: TurnId,
         /// Under this ownership.
         epoch: Epoch,
+        /// Names it.
+        stream: u32,
     },
     /// A request reached a provider and is in flight there.
     Requested(&'a Request),

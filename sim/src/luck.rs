@@ -66,6 +66,8 @@ pub(crate) enum Fate {
     LateReply,
     /// It lands after the core has given up.
     LateLanding,
+    /// It is on its way when the network breaks, and lands when that is mended.
+    Held,
     /// It does not land, and no reply comes.
     Lost,
     /// Its reply comes twice.
@@ -141,7 +143,7 @@ impl Luck {
         let nth = *nth;
         let fate = match &mut self.source {
             Source::Drawn(_) | Source::Listed(_) if is_cut_off => {
-                *rng.pick(&[Fate::Failed, Fate::Lost, Fate::UnknownLost])
+                *rng.pick(&[Fate::Failed, Fate::Lost, Fate::UnknownLost, Fate::Held])
             }
             Source::Drawn(faults) => match ask.is_calm {
                 true => Fate::Fine,

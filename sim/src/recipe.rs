@@ -195,15 +195,21 @@ const MOST_PROVIDERS: usize = 2;
 
 impl Chaos {
     /// Whom it befalls; `None`: the provider.
-    pub(crate) fn replica(&self) -> Option<usize> {
+    pub(crate) fn replica_mut(&mut self) -> Option<&mut usize> {
         match self {
             Chaos::Kill { replica, .. }
             | Chaos::Shutdown { replica, .. }
             | Chaos::Pause { replica, .. }
             | Chaos::Partition { replica, .. }
-            | Chaos::WallJump { replica, .. } => Some(*replica),
+            | Chaos::Wedge { replica, .. }
+            | Chaos::WallJump { replica, .. } => Some(replica),
             Chaos::Storm { .. } => None,
         }
+    }
+
+    /// [`Chaos::replica_mut`], to look at.
+    pub(crate) fn replica(&self) -> Option<usize> {
+        self.clone().replica_mut().copied()
     }
 }
 

@@ -35,6 +35,11 @@ pub(crate) struct Scenario {
     pub(crate) requests_ms: u64,
     pub(crate) seals: bool,
     pub(crate) repeats_cuts: bool,
+    // What came after the first recipes, as it was without it.
+    #[serde(default = "documented_budget_ms")]
+    pub(crate) retry_budget_ms: u64,
+    #[serde(default = "documented_step_bytes")]
+    pub(crate) step_limit_bytes: usize,
     /// When the calm begins.
     pub(crate) calm_at: Us,
     pub(crate) conversations: Vec<Conversation>,
@@ -117,6 +122,9 @@ pub(crate) enum Chaos {
     Partition { replica: usize, during: Us },
     /// Every request is refused.
     Storm { during: Us, kind: StormKind },
+    /// What its owners write about their turns waits for a lock that nobody
+    /// releases; all else goes through.
+    Wedge { replica: usize, during: Us },
     /// Somebody sets the clock.
     WallJump { replica: usize, by_ms: i64 },
 }
@@ -184,7 +192,12 @@ pub(crate) enum Fault {
     Empty,
     NoTerminator,
     CutAtEnd,
+    /// The step outgrows its bound.
+    Flood,
 }
+
+/// A step's bound where floods are met.
+pub(crate) const FLOOD_LIMIT_BYTES: usize = 16 * 1024;
 
 const FAULTS: [(Fault, u64); 20] = [
     (Fault::RateLimited, 10),
@@ -229,6 +242,8 @@ pub(crate) struct Faults {
 impl Scenario {
     pub(crate) fn of(seed: u64, profile: Profile) -> Scenario {
         let rng = &mut Rng::new(seed, Purpose::Scenario);
+        // What came later has draws of its own, so that the rest stays as it was.
+        let more = &mut Rng::keyed(seed, Purpose::Scenario, 1, 0);
         let is_storm = profile == Profile::Storm;
         let replicas = match is_storm {
             true => 3,
@@ -270,6 +285,8 @@ impl Scenario {
             },
             seals: rng.chance(1_000),
             repeats_cuts: rng.chance(3_000),
+            retry_budget_ms: retry_budget_ms(more),
+            step_limit_bytes: 4 * 1024 * 1024,
             calm_at,
             acts: Vec::new(),
             chaos: Vec::new(),
@@ -285,6 +302,9 @@ impl Scenario {
             let storm = Chaos::Storm { during, kind };
             scenario.chaos.push((rng.range(0, 20 * MINUTE), storm));
         }
+        scenario.plan_wedges(more);
+        scenario.plan_floods(more);
+        scenario.plan_rushes(more);
         scenario
     }
 
@@ -419,6 +439,60 @@ fn script(seed: u64, token: u64) -> Script {
     Script::of(seed, u32::try_from(token).unwrap_or(u32::MAX))
 }
 
+impl Scenario {
+    fn plan_wedges(&mut self, rng: &mut Rng) {
+        if !rng.chance(1_500) {
+            return;
+        }
+        for replica in 0..self.replicas {
+            let mut at = rng.range(0, 15 * MINUTE);
+            while at < self.calm_at.min(2 * HOUR) {
+                let during = rng.spread(20 * SECOND, 8 * MINUTE);
+                self.chaos.push((at, Chaos::Wedge { replica, during }));
+                at += during + rng.range(5 * MINUTE, 30 * MINUTE);
+            }
+        }
+    }
+
+    /// A model that does not stop, against a bound that is soon reached.
+    fn plan_floods(&mut self, rng: &mut Rng) {
+        if rng.chance(1_500) {
+            self.step_limit_bytes = FLOOD_LIMIT_BYTES;
+            self.faults.provider = self.faults.provider.max(1_500);
+            self.faults.provider_kinds.push((Fault::Flood, 10));
+        }
+    }
+
+    /// Everybody acts in the same moments.
+    fn plan_rushes(&mut self, rng: &mut Rng) {
+        if !rng.chance(2_500) {
+            return;
+        }
+        let every = rng.range(MINUTE, 5 * MINUTE);
+        for (at, _) in self.acts.iter_mut().filter(|(at, _)| *at < self.calm_at) {
+            *at = *at - *at % every + rng.below(80_000);
+        }
+    }
+}
+
+fn documented_budget_ms() -> u64 {
+    8 * 3_600_000
+}
+
+fn documented_step_bytes() -> usize {
+    4 * 1024 * 1024
+}
+
+/// Mostly the documented 8 h, of which a storm that is short enough to be met
+/// often spends nothing; else little, also just what some waits add up to.
+fn retry_budget_ms(rng: &mut Rng) -> u64 {
+    let budget_s = match rng.chance(2_000) {
+        true => *rng.pick(&[105, 120, 405, 500, 1_005, 1_200]),
+        false => 8 * 3_600,
+    };
+    budget_s * 1_000
+}
+
 fn conversations(rng: &mut Rng, few: u64, providers: usize) -> Vec<Conversation> {
     let slugs: Vec<Slug> = ["default", "docs", "urgent", "night"]
         .into_iter()
@@ -494,6 +568,8 @@ mod tests {
         assert!(some(&|c| matches!(c, Chaos::Partition { .. })));
         assert!(some(&|c| matches!(c, Chaos::Storm { .. })));
         assert!(some(&|c| matches!(c, Chaos::WallJump { .. })));
+        assert!(some(&|c| matches!(c, Chaos::Wedge { .. })));
+        assert!(many.iter().any(|s| s.retry_budget_ms == 105_000));
         assert!(many.iter().any(|s| s.calm_at >= 10 * HOUR));
         for (fault, _) in FAULTS {
             let drawn = many.iter().any(|s| {

@@ -6,7 +6,7 @@ use crate::clock::Us;
 use crate::luck::Mishap;
 use crate::recipe::Recipe;
 use crate::run::rerecord;
-use crate::scenario::{Act, Chaos, SECOND};
+use crate::scenario::{Act, SECOND};
 
 /// How the shrinking of a recipe went.
 #[derive(Clone, Debug)]
@@ -173,7 +173,9 @@ impl Shrinker<'_> {
                     .chaos
                     .retain(|(_, chaos)| chaos.replica() != Some(gone));
                 for (_, chaos) in &mut scenario.chaos {
-                    move_down(chaos, gone);
+                    if let Some(replica) = chaos.replica_mut() {
+                        *replica -= usize::from(*replica > gone);
+                    }
                 }
             });
         }
@@ -344,17 +346,6 @@ fn token(act: &Act) -> Option<u32> {
             Some(*token)
         }
         Act::Star { .. } | Act::Limit { .. } => None,
-    }
-}
-
-fn move_down(chaos: &mut Chaos, gone: usize) {
-    match chaos {
-        Chaos::Kill { replica, .. }
-        | Chaos::Shutdown { replica, .. }
-        | Chaos::Pause { replica, .. }
-        | Chaos::Partition { replica, .. }
-        | Chaos::WallJump { replica, .. } => *replica -= usize::from(*replica > gone),
-        Chaos::Storm { .. } => {}
     }
 }
 

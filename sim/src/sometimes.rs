@@ -259,7 +259,8 @@ impl Sometimes {
                 self.unknown.insert((key, false));
             }
             Fate::LateLanding => self.hit(Point::LateLanding),
-            Fate::Fine | Fate::Failed | Fate::LateReply | Fate::Lost | Fate::Twice => {}
+            Fate::Fine | Fate::Failed | Fate::LateReply | Fate::Held | Fate::Lost | Fate::Twice => {
+            }
         }
     }
 

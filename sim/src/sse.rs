@@ -8,7 +8,7 @@ use dispatch_core::io::FailKind;
 use crate::clock::Us;
 use crate::fact::Cause;
 use crate::rng::Rng;
-use crate::scenario::{Fault, MINUTE, SECOND, StormKind};
+use crate::scenario::{FLOOD_LIMIT_BYTES, Fault, MINUTE, SECOND, StormKind};
 use crate::script::StepScript;
 
 /// One thing that the provider does, so long after the one before.
@@ -59,7 +59,8 @@ pub(crate) fn answer(rng: &mut Rng, step: &StepScript, fault: Option<Fault>) -> 
             | Fault::MalformedAfter
             | Fault::Empty
             | Fault::NoTerminator
-            | Fault::CutAtEnd,
+            | Fault::CutAtEnd
+            | Fault::Flood,
         ) => stream(&mut acts, rng, step, fault),
     }
     acts.0
@@ -251,6 +252,16 @@ fn frames(rng: &mut Rng, step: &StepScript) -> Frames {
     }
 }
 
+/// One more tool call, larger than a whole step may be.
+fn flood(index: usize) -> String {
+    let arguments = format!(r#"{{"command":"{}"}}"#, "x".repeat(FLOOD_LIMIT_BYTES + 1));
+    let delta = format!(
+        r#"{{"tool_calls":[{{"index":{index},"id":"flood","type":"function","function":{{"name":"bash","arguments":{}}}}}]}}"#,
+        quoted(&arguments)
+    );
+    chunk(&delta, "null")
+}
+
 const USAGE_EARLY: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9}}\n\n";
 const OVERLOADED: &str =
     "data: {\"error\":{\"type\":\"overloaded_error\",\"message\":\"overloaded\"}}\n\n";
@@ -266,10 +277,15 @@ enum Tail {
 fn stream(acts: &mut Acts, rng: &mut Rng, step: &StepScript, fault: Option<Fault>) {
     let Frames {
         mut before,
-        content,
+        mut content,
         after,
     } = frames(rng, step);
     let some = 1 + rng.index(content.len());
+    if fault == Some(Fault::Flood) {
+        let cause = "step-too-large".to_owned();
+        acts.note(Cause::Fatal { cause });
+        content.push(flood(step.calls.len()));
+    }
     let half = || [before.clone(), content[..some].to_vec()].concat();
     let (sent, note, last, tail) = match fault {
         Some(Fault::CutBefore) if rng.chance(5_000) => {
@@ -337,7 +353,8 @@ fn stream(acts: &mut Acts, rng: &mut Rng, step: &StepScript, fault: Option<Fault
             | Fault::Quota
             | Fault::Refused
             | Fault::ConnectTimeout
-            | Fault::Hang,
+            | Fault::Hang
+            | Fault::Flood,
         )
         | None => ([before, content, after].concat(), None, "", Tail::End),
     };

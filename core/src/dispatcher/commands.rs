@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use super::{Dispatcher, Stage};
 use crate::config::Provider;
-use crate::event::AgentEvent;
-use crate::ids::{CommandId, ConversationId, ProviderId, TurnId, time_ordered};
+use crate::event::{AgentEvent, EventBody};
+use crate::ids::{CommandId, ConversationId, Epoch, ProviderId, Slug, TurnId, time_ordered};
 use crate::io::{Answer, Command, Effect, Invalid, Submit};
 use crate::kit::Purpose;
 use crate::store::{AbortOf, Accept, Reply, Verb};
@@ -124,10 +124,14 @@ impl Dispatcher {
             .transpose()?;
         let wall_ms = self.now.wall.0;
         let turn = TurnId(time_ordered(wall_ms, self.kit.random()));
+        let is_new = submit.conversation.is_none();
         let conversation = match submit.conversation {
             Some(conversation) => conversation,
             None => ConversationId::generated(time_ordered(wall_ms, self.kit.random())),
         };
+        if crate::planted!("D24") && is_new {
+            self.show_start_early(&conversation, turn, &submit.message);
+        }
         Ok(Verb::Accept(Box::new(Accept {
             turn,
             conversation,
@@ -145,6 +149,24 @@ impl Dispatcher {
                 .collect(),
             max_open_turns: self.config.max_open_turns,
         })))
+    }
+
+    /// The defect behind D24: the first event of a conversation surely has
+    /// number 1, so why wait for the store.
+    fn show_start_early(&mut self, conversation: &ConversationId, turn: TurnId, message: &str) {
+        let event = AgentEvent {
+            seq: Some(1),
+            conversation: conversation.clone(),
+            turn,
+            epoch: Epoch(0),
+            at: self.now.wall,
+            body: EventBody::TurnStart {
+                message: message.to_string(),
+                model: String::new(),
+                workspace_id: Slug::default_workspace(),
+            },
+        };
+        self.kit.publish(Vec::from([event]));
     }
 
     fn default_model(&self) -> Result<(ProviderId, String), Invalid> {

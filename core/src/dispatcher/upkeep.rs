@@ -37,11 +37,14 @@ impl Dispatcher {
         let turns: Vec<Fence> = self
             .turns
             .values()
-            .filter(|stretch| stretch.waits_until(&ctx) >= now)
+            .filter(|stretch| stretch.waits_until(&ctx) >= now || crate::planted!("D16"))
             .map(|stretch| stretch.fence())
             .collect();
         if turns.is_empty() {
             return;
+        }
+        if crate::planted!("D34") {
+            self.trust_renewal(&turns);
         }
         let (owner, lease_ms) = (self.config.owner.clone(), self.config.lease.lease_ms);
         self.ctx().ask(
@@ -52,6 +55,18 @@ impl Dispatcher {
                 lease_ms,
             },
         );
+    }
+
+    /// The defect behind D34: a renewal that was sent counts as one that landed.
+    fn trust_renewal(&mut self, turns: &[Fence]) {
+        let mut ctx = Ctx {
+            config: &self.config,
+            now: self.now,
+            kit: &mut self.kit,
+        };
+        for stretch in turns.iter().filter_map(|fence| self.turns.get(&fence.turn)) {
+            stretch.lease_confirmed(&mut ctx, self.now.mono);
+        }
     }
 
     /// A renewal that failed is tried again before it can matter (L3).
@@ -105,6 +120,9 @@ impl Dispatcher {
             kit: &mut self.kit,
         };
         if let Some(stretch) = self.turns.get_mut(&turn) {
+            if crate::planted!("D17") {
+                return stretch.lease_confirmed(&mut ctx, self.now.mono);
+            }
             stretch.fence_off(&mut ctx);
             self.kit
                 .trace("lease-unconfirmed", alloc::format!("turn {turn} is let go"));

@@ -43,8 +43,10 @@ pub(super) fn accept<T: Tx>(tx: &mut T, request: &Accept) -> Result<Reply, T::Er
     let ordinal = conversation.next_ordinal;
     conversation.next_ordinal += 1;
     let turn = new_turn(tx, request, &conversation, &provider, &workspace, ordinal)?;
-    tx.put_marker(turn.turn)?;
-    if let Some((key, digest)) = &request.idempotency {
+    if turn.state == TurnState::Parked || !crate::planted!("D11") {
+        tx.put_marker(turn.turn)?;
+    }
+    if let (Some((key, digest)), false) = (&request.idempotency, crate::planted!("D31")) {
         tx.put_key(
             key,
             &KeyRow {

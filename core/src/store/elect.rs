@@ -25,7 +25,7 @@ pub(super) fn request_abort<T: Tx>(tx: &mut T, request: &AbortOf) -> Result<Repl
     let Some(turn) = target(tx, request)? else {
         return Ok(Reply::NotFound);
     };
-    let Some(mut open) = Open::any(tx, turn)? else {
+    let Some(open) = Open::any(tx, turn)? else {
         return Ok(Reply::NotFound);
     };
     let now = open.now;
@@ -35,6 +35,9 @@ pub(super) fn request_abort<T: Tx>(tx: &mut T, request: &AbortOf) -> Result<Repl
     };
     match open.turn.state {
         TurnState::Ended => already_ended(open.tx, turn),
+        TurnState::Parked if crate::planted!("D09") && open.turn.due_at > now => {
+            ask_owner(open, request)
+        }
         TurnState::Blocked | TurnState::Parked => open.end(None, &[], &aborted),
         TurnState::Streaming | TurnState::Tools => {
             let asked_at = open.turn.abort.as_ref().map(|abort| abort.at);
@@ -42,18 +45,22 @@ pub(super) fn request_abort<T: Tx>(tx: &mut T, request: &AbortOf) -> Result<Repl
             if unheard || open.turn.lease_until < now {
                 return open.end(None, &[], &aborted);
             }
-            if asked_at.is_none() {
-                open.turn.abort = Some(AbortRequest {
-                    by: request.by.clone(),
-                    reason: request.reason.clone(),
-                    at: now,
-                });
-            }
-            let conversation = open.conversation.id.clone();
-            open.save()?;
-            Ok(Reply::AbortRequested { turn, conversation })
+            ask_owner(open, request)
         }
     }
+}
+
+/// Leaves the wish with the turn, for whoever runs it.
+fn ask_owner<T: Tx>(mut open: Open<'_, T>, request: &AbortOf) -> Result<Reply, T::Error> {
+    let at = open.now;
+    open.turn.abort.get_or_insert_with(|| AbortRequest {
+        by: request.by.clone(),
+        reason: request.reason.clone(),
+        at,
+    });
+    let (turn, conversation) = (open.turn.turn, open.conversation.id.clone());
+    open.save()?;
+    Ok(Reply::AbortRequested { turn, conversation })
 }
 
 /// The named turn, which must be the named conversation's if both are given;

@@ -29,7 +29,7 @@ impl<'t, T: Tx> Open<'t, T> {
     pub(super) fn at_fence(tx: &'t mut T, fence: Fence) -> Result<Option<Self>, T::Error> {
         Ok(Open::any(tx, fence.turn)?.filter(|open| {
             open.conversation.turn == Some(fence.turn)
-                && open.conversation.epoch == fence.epoch
+                && (open.conversation.epoch == fence.epoch || crate::planted!("D18"))
                 && open.turn.state.is_owned()
         }))
     }
@@ -275,6 +275,9 @@ impl<'t, T: Tx> Open<'t, T> {
                 spilled: None,
             };
             self.answer(&answer)?;
+            if crate::planted!("D20") {
+                break;
+            }
         }
         Ok(())
     }

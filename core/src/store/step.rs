@@ -55,6 +55,9 @@ pub(super) fn checkpoint<T: Tx>(tx: &mut T, segments: &[Segment]) -> Result<Repl
         let text = beyond(text_end, segment.text_offset, &segment.text);
         let reasoning = beyond(reasoning_end, segment.reasoning_offset, &segment.reasoning);
         if !text.is_empty() || !reasoning.is_empty() {
+            if crate::planted!("D39") {
+                log_delta(tx, fence, segment.step, text_end, text)?;
+            }
             tx.put_segment(&Segment {
                 text_offset: text_end,
                 text: text.into(),
@@ -65,6 +68,25 @@ pub(super) fn checkpoint<T: Tx>(tx: &mut T, segments: &[Segment]) -> Result<Repl
         }
     }
     Ok(Reply::Landed { events: Vec::new() })
+}
+
+/// The defect behind D39: what a client is shown in passing, kept for ever.
+fn log_delta<T: Tx>(
+    tx: &mut T,
+    fence: Fence,
+    step: u32,
+    offset: u64,
+    text: &str,
+) -> Result<(), T::Error> {
+    if let Some(mut open) = Open::at_fence(tx, fence)? {
+        open.log(EventBody::TextDelta {
+            step,
+            offset,
+            text: text.into(),
+        })?;
+        open.save()?;
+    }
+    Ok(())
 }
 
 /// What of a piece at `offset` lies beyond `end`; nothing, if there is a hole between them.
@@ -198,6 +220,10 @@ pub(super) fn schedule_retry<T: Tx>(
         code: retry.failure.code.clone(),
         source: retry.source.clone(),
     })?;
+    if crate::planted!("D10") {
+        // The slot is taken for left only when the wait is over.
+        open.tx.put_release(&open.turn.provider, due_at)?;
+    }
     if crate::planted!("D02") && retry.failure.cause == "stream-cut" {
         // A slot that nobody will ever have left.
         let never = open.now + u64::MAX / 2;

@@ -6,7 +6,7 @@ use super::accept::new_workspace;
 use super::open::{Open, panicked, takeover_restart};
 use super::rows::{ProviderRow, TurnState};
 use super::tx::Tx;
-use super::verb::{Boot, Fence, ProviderSettings, Reply, Swept};
+use super::verb::{Boot, Fence, ProviderSettings, Reply, Swept, Terminal};
 use crate::event::AgentEvent;
 use crate::ids::{Owner, Slug};
 use crate::liveness::{SweepAction, SweepPolicy, decide};
@@ -31,6 +31,10 @@ pub(super) fn boot<T: Tx>(tx: &mut T, boot: &Boot) -> Result<Reply, T::Error> {
         }
         let action = if boot.seal == Some(turn) {
             SweepAction::End(panicked())
+        } else if crate::planted!("D32") && !open.tx.segments(turn)?.is_empty() {
+            SweepAction::End(Terminal::Done {
+                finish_reason: "stop".into(),
+            })
         } else {
             decide(&open.turn, &boot.policy)
         };
@@ -80,6 +84,9 @@ fn carry_out<T: Tx>(
             _ => Ok(Vec::new()),
         },
         SweepAction::ParkAgain => {
+            if crate::planted!("D14") {
+                open.tx.take_marker(open.turn.turn)?;
+            }
             if policy.counts {
                 open.turn.resumes += 1;
             }
@@ -90,7 +97,14 @@ fn carry_out<T: Tx>(
                 open.tx.drop_segments(turn)?;
             }
             let due_at = open.now;
+            let (turn, epoch) = (open.turn.turn, open.conversation.epoch);
             open.park(due_at)?;
+            if crate::planted!("D29") {
+                open.conversation.turn = Some(turn);
+            }
+            if crate::planted!("D33") {
+                (open.conversation.epoch, open.turn.epoch) = (epoch, epoch);
+            }
             open.save()
         }
     }

@@ -42,8 +42,10 @@ pub(super) fn star<T: Tx>(tx: &mut T, slug: &Slug, starred: bool) -> Result<Repl
         let Some(mut turn) = tx.turn(turn)? else {
             continue;
         };
-        turn.key.unstarred = !starred;
-        tx.put_turn(&turn)?;
+        if !crate::planted!("D05") {
+            turn.key.unstarred = !starred;
+            tx.put_turn(&turn)?;
+        }
         lines.insert(turn.provider);
     }
     for line in lines {

@@ -120,7 +120,10 @@ impl Stretch {
             body: Body::Unknown,
             assembler: StepAssembler::new(
                 world.step,
-                ctx.config.step_limit_bytes,
+                match crate::planted!("D27") {
+                    true => usize::MAX,
+                    false => ctx.config.step_limit_bytes,
+                },
                 world.used_ids.clone(),
             ),
         };
@@ -586,7 +589,10 @@ fn terminal_of(refusal: Refusal) -> Terminal {
     Terminal::Error {
         code: refusal.code.to_string(),
         message: refusal.failure.message,
-        cause: refusal.failure.cause,
+        cause: match crate::planted!("D40") {
+            true => "provider-error".to_owned(),
+            false => refusal.failure.cause,
+        },
         retryable: refusal.retryable,
     }
 }

@@ -80,6 +80,7 @@ impl Call {
     pub(super) fn reopened(row: CallRow) -> Option<Call> {
         let at = match row.state {
             CallState::Asked => Stage::Asked,
+            CallState::Started(_) if crate::planted!("D21") => Stage::Asked,
             CallState::Started(epoch) => Stage::Orphan(epoch),
             CallState::Finished => return None,
         };
@@ -106,6 +107,9 @@ impl Stretch {
             unwritten: Vec::new(),
             writing: Writing::Nothing,
         };
+        if crate::planted!("D37") {
+            tools.answer_where(|at| matches!(at, Stage::Orphan(_)), OUTCOME_UNKNOWN);
+        }
         tools.reap_orphans(ctx, self.turn);
         self.phase = Phase::Tools(tools);
         self.show_status(ctx, StatusState::WaitingTools);

@@ -200,9 +200,11 @@ impl StepAssembler {
         let finish = match (&self.finish, self.terminated) {
             (Some(finish), _) => finish.clone(),
             (None, true) => FinishReason::Stop,
+            (None, false) if clean_eof && crate::planted!("D26") => FinishReason::Stop,
             (None, false) => return Verdict::Truncated,
         };
-        if self.text.is_empty() && self.calls.is_empty() {
+        let says_nothing = self.text.is_empty() && self.calls.is_empty();
+        if says_nothing && !crate::planted!("D25") {
             let ended_well = clean_eof || self.terminated;
             return if ended_well {
                 Verdict::Empty

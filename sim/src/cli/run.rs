@@ -22,6 +22,9 @@ pub(crate) struct RunArgs {
     /// Print every event.
     #[arg(long)]
     trace: bool,
+    /// With these planted bugs, where the build holds them.
+    #[arg(long)]
+    plant: Vec<String>,
     /// Run it twice and compare.
     #[arg(long, conflicts_with = "trace")]
     twice: bool,
@@ -47,6 +50,9 @@ pub(crate) struct ShrinkArgs {
     /// What it draws.
     #[arg(long, value_enum, default_value_t)]
     profile: ProfileArg,
+    /// With these planted bugs, where the build holds them.
+    #[arg(long)]
+    plant: Vec<String>,
     /// Runs at most.
     #[arg(long, default_value_t = RUNS)]
     runs: u32,
@@ -59,6 +65,7 @@ pub(crate) struct ShrinkArgs {
 const RUNS: u32 = 3_000;
 
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    super::planted::select(&args.plant)?;
     let profile = Profile::from(args.profile);
     let outcome = match (args.trace, args.twice) {
         (true, _) => traced(|sink| trace(args.seed, profile, sink))?,
@@ -89,10 +96,7 @@ pub(crate) fn repro(args: &ReproArgs) -> anyhow::Result<ExitCode> {
 /// A recipe that needs planted bugs gets them where this build has them.
 fn select(recipe: &Recipe) -> anyhow::Result<()> {
     #[cfg(planted)]
-    {
-        let ids: Vec<&str> = recipe.planted.iter().map(String::as_str).collect();
-        dispatch_core::planted::select(&ids);
-    }
+    super::planted::select(&recipe.planted)?;
     #[cfg(not(planted))]
     if !recipe.planted.is_empty() {
         eprintln!(
@@ -120,7 +124,9 @@ pub(crate) fn shrink(args: &ShrinkArgs) -> anyhow::Result<ExitCode> {
         }
         (None, seed) => {
             let seed = seed.unwrap_or_default();
-            let (outcome, recipe) = record(seed, args.profile.into());
+            super::planted::select(&args.plant)?;
+            let (outcome, mut recipe) = record(seed, args.profile.into());
+            recipe.planted = args.plant.clone();
             ensure!(
                 outcome.violation.is_some(),
                 "seed {seed} breaks no promise, so there is nothing to shrink"

@@ -9,11 +9,13 @@ use dispatch_core::ids::{ConversationId, TurnId};
 use dispatch_core::store::TurnRow;
 use dispatch_core::time::Timestamp;
 
+use super::retry_schedule::wait_ms;
 use super::{Breach, Oracle, Terms};
 use crate::fact::{Cause, Fact, Life, Moment};
 
-const BUDGET_MS: u64 = 8 * 3_600_000;
-const PATIENCE_MS: u64 = 9 * 3_600_000;
+/// A step that refusals keep from succeeding is given up so long after its
+/// budget (T7: 9 h of the documented 8 h).
+const GRACE_MS: u64 = 3_600_000;
 
 /// What was done to the open step of a turn, and what came of it.
 #[derive(Debug, Default)]
@@ -128,7 +130,9 @@ impl Justified {
             "empty-completion" => step.causes.iter().filter(|c| **c == Cause::Empty).count() >= 2,
             "resume-limit" => step.takeovers >= self.terms.resume_limit as usize,
             "on-crash-seal" => self.terms.seals,
-            _ if code == "provider-unavailable" => step.spent(event.at, cause),
+            _ if code == "provider-unavailable" => {
+                step.spent(event.at, cause, self.terms.retry_budget_ms)
+            }
             _ => step.ended_by(cause, self.terms.repeats_cuts),
         };
         if permitted {
@@ -145,23 +149,25 @@ impl Justified {
 }
 
 impl OpenStep {
-    /// The retry budget is spent: all 21 waits, or more asked for than is left
-    /// of the 8 h, or parked for 9 h (T3, T4, T7).
-    fn spent(&self, now: Timestamp, named: &str) -> bool {
+    /// The retry budget is spent: all waits (21 of the documented 8 h), or more
+    /// asked for than is left of it, or an hour beyond it (T3, T4, T7).
+    fn spent(&self, now: Timestamp, named: &str, budget_ms: u64) -> bool {
         let left_ms = match self.first_retry_at {
-            Some(first) => BUDGET_MS.saturating_sub(now.since_ms(first)),
-            None => BUDGET_MS,
+            Some(first) => budget_ms.saturating_sub(now.since_ms(first)),
+            None => budget_ms,
         };
+        let retries = u32::try_from(self.retries).unwrap_or(u32::MAX);
+        let no_wait_left = wait_ms(retries, budget_ms).is_none();
         let waited_out = self
             .first_retry_at
-            .is_some_and(|first| now.since_ms(first) > PATIENCE_MS);
+            .is_some_and(|first| now.since_ms(first) > budget_ms + GRACE_MS);
         self.causes.iter().any(|cause| match cause {
             Cause::Refused {
                 cause,
                 retry_after_ms,
             } => {
                 cause == named
-                    && (self.retries >= 21
+                    && (no_wait_left
                         || waited_out
                         || retry_after_ms.is_some_and(|asked| asked > left_ms))
             }

@@ -1,7 +1,8 @@
 //! `limit` (A1, A4): slots in use, those left less than the cooldown ago
 //! included, never exceed the limit by a grant, and no other slot counts, so
 //! that none leaks (D02); nor do the requests that a
-//! provider itself counts, those of paused and dead processes aside.
+//! provider itself counts, those of paused and dead processes aside. A turn has
+//! one slot, and so one request that nobody has closed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -31,10 +32,15 @@ pub(crate) struct Limit {
     requests: BTreeMap<u32, Request>,
     /// Closed by their owners, as their providers do not know yet.
     closed: BTreeSet<u32>,
+    /// Their turns were taken from owners that stood still: the slot was free
+    /// before the owner could hear of it and close.
+    taken: BTreeSet<u32>,
     lives: BTreeMap<usize, (u32, Life)>,
     /// An abort that its owner did not answer to may have been carried out by
     /// another: the owner hears of it later.
     ended: BTreeMap<TurnId, Timestamp>,
+    /// The turn that its owner has just written to.
+    written: Option<TurnId>,
 }
 
 impl Limit {
@@ -51,7 +57,13 @@ impl Limit {
             }
             (true, true) | (false, false) => {}
         }
-        if after.state == TurnState::Ended {
+        let by_owner = self.written == Some(after.turn);
+        if before.is_some_and(|row| row.owner.is_some() && row.owner != after.owner) && !by_owner {
+            let requests = self.requests.values();
+            let of_turn = requests.filter(|request| request.turn == after.turn);
+            self.taken.extend(of_turn.map(|request| request.stream));
+        }
+        if after.state == TurnState::Ended && !by_owner {
             self.ended.insert(after.turn, moment.store_now);
         }
     }
@@ -108,28 +120,45 @@ impl Limit {
         )
     }
 
+    /// Its process runs.
+    fn runs(&self, request: &Request) -> bool {
+        let lives = self.lives.get(&request.replica);
+        lives.is_some_and(|(life, state)| {
+            *life == request.life && matches!(state, Life::Up | Life::Draining)
+        })
+    }
+
     fn counts(&self, moment: &Moment, request: &Request) -> bool {
-        let runs = self
-            .lives
-            .get(&request.replica)
-            .is_some_and(|(life, state)| {
-                *life == request.life && matches!(state, Life::Up | Life::Draining)
-            });
         let just_ended = self
             .ended
             .get(&request.turn)
             .is_some_and(|at| moment.store_now.since_ms(*at) < HEARS_WITHIN_MS);
+        let closed = self.closed.contains(&request.stream);
+        let is_zombies = closed && self.taken.contains(&request.stream);
         // A step is repeated in the slot that its turn holds already.
-        let followed = self.closed.contains(&request.stream)
+        let followed = closed
             && self
                 .requests
                 .values()
                 .any(|later| later.turn == request.turn && later.stream > request.stream);
-        runs && !just_ended && !followed
+        self.runs(request) && !just_ended && !followed && !is_zombies
     }
 
     fn requested(&mut self, moment: &Moment, request: &Request) -> Result<(), Breach> {
         self.requests.insert(request.stream, request.clone());
+        let open = self.requests.values().filter(|open| {
+            open.turn == request.turn && !self.closed.contains(&open.stream) && self.runs(open)
+        });
+        let open: Vec<u32> = open.map(|open| open.stream).collect();
+        if open.len() > 1 {
+            return Breach::new(
+                format!(
+                    "one request of turn {} that nobody has closed",
+                    request.turn
+                ),
+                format!("{open:?}"),
+            );
+        }
         let counted: Vec<&Request> = self
             .requests
             .values()
@@ -160,8 +189,16 @@ impl Oracle for Limit {
 
     fn see(&mut self, moment: &Moment, fact: &Fact<'_>) -> Result<(), Breach> {
         match fact {
+            Fact::Written { turn, .. } => {
+                self.written = Some(*turn);
+                Ok(())
+            }
             Fact::Moved { before, after } => {
                 self.moved(moment, *before, after);
+                Ok(())
+            }
+            Fact::Rows { .. } => {
+                self.written = None;
                 Ok(())
             }
             Fact::ViewRead { provider, view, .. } => self.viewed(moment, provider, view),
@@ -192,6 +229,7 @@ impl Oracle for Limit {
                 Ok(())
             }
             Fact::Gone { stream } => {
+                self.taken.remove(stream);
                 self.requests.remove(stream);
                 self.closed.remove(stream);
                 Ok(())

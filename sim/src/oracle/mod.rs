@@ -2,18 +2,23 @@
 //! written from the requirements, share no code with the core, and hold their
 //! own small reference of what they judge.
 
+mod abort_ends;
 mod accepted_once;
 mod client_view;
 mod content;
 mod converged;
 mod core_state;
 mod fenced;
+mod hindrance;
 mod justified;
 mod limit;
+mod log_size;
 mod no_backstop;
 mod one_terminal;
 mod order;
+mod progress;
 mod retry_schedule;
+mod rows;
 mod sequence;
 mod slot_has_stream;
 mod tools;
@@ -38,6 +43,10 @@ pub struct Terms {
     pub seals: bool,
     /// Takeovers without a completed step between them (L4).
     pub resume_limit: u32,
+    /// What the scheduled waits of one step may add up to (T3).
+    pub retry_budget_ms: u64,
+    /// One step's content (T8).
+    pub step_limit_bytes: usize,
 }
 
 /// A promise that was broken.
@@ -74,6 +83,8 @@ pub fn names() -> Vec<&'static str> {
         repeats_cuts: false,
         seals: false,
         resume_limit: 0,
+        retry_budget_ms: 0,
+        step_limit_bytes: 0,
     };
     let oracles = all(&Rc::new(terms));
     oracles.iter().map(|oracle| oracle.name()).collect()
@@ -85,8 +96,14 @@ pub(crate) fn all(terms: &Rc<Terms>) -> Vec<Box<dyn Oracle>> {
         Box::<converged::Converged>::default(),
         Box::<one_terminal::OneTerminal>::default(),
         Box::<sequence::Sequence>::default(),
+        Box::<rows::Marker>::default(),
+        Box::<rows::OneOwner>::default(),
         Box::<fenced::Fenced>::default(),
-        Box::new(retry_schedule::RetrySchedule::default()),
+        Box::<abort_ends::AbortEnds>::default(),
+        Box::<progress::Progress>::default(),
+        Box::new(log_size::LogSize::new(terms)),
+        Box::<tools::ToolsAnswered>::default(),
+        Box::new(retry_schedule::RetrySchedule::new(terms)),
         Box::new(justified::Justified::new(terms)),
         Box::new(content::Content::new(terms)),
         Box::<limit::Limit>::default(),

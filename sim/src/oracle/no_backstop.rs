@@ -7,14 +7,16 @@ use std::rc::Rc;
 use dispatch_core::event::EventBody;
 use dispatch_core::ids::{Owner, TurnId};
 use dispatch_core::store::{TurnRow, TurnState};
+use dispatch_core::time::Timestamp;
 
 use super::{Breach, Oracle, Terms};
 use crate::clock::Us;
 use crate::fact::{Fact, Life, Moment};
 
-/// How long after trouble a lease may lapse by it: its length, a renewal, a
-/// sweep, and as much again.
-const AFTERMATH_US: Us = 240_000_000;
+/// How long after trouble a lease may lapse by it: a write that does not come
+/// back is waited for, with renewals, for a minute; the last of them, which may
+/// itself be slow, is good for another one.
+const AFTERMATH_US: Us = 170_000_000;
 
 #[derive(Debug)]
 pub(crate) struct NoBackstop {
@@ -22,7 +24,7 @@ pub(crate) struct NoBackstop {
     boots: BTreeMap<usize, (u64, Life)>,
     trouble_at: BTreeMap<usize, Us>,
     /// Who owned a turn to its end.
-    last_owners: BTreeMap<TurnId, Owner>,
+    last_owners: BTreeMap<TurnId, (Owner, Timestamp)>,
 }
 
 impl NoBackstop {
@@ -46,15 +48,23 @@ impl NoBackstop {
             return Ok(());
         };
         if after.state == TurnState::Ended {
-            self.last_owners.insert(after.turn, owner.clone());
+            let lease = (owner.clone(), before.lease_until);
+            self.last_owners.insert(after.turn, lease);
         }
         if after.resumes > before.resumes {
-            return self.taken_over(moment, after.turn, owner);
+            return self.taken_over(moment, after.turn, owner, before.lease_until);
         }
         Ok(())
     }
 
-    fn taken_over(&self, moment: &Moment, turn: TurnId, owner: &Owner) -> Result<(), Breach> {
+    fn taken_over(
+        &self,
+        moment: &Moment,
+        turn: TurnId,
+        owner: &Owner,
+        lease_until: Timestamp,
+    ) -> Result<(), Breach> {
+        let lapsed_at = moment.at - 1_000 * moment.store_now.since_ms(lease_until);
         let current = self.boots.iter().find(|(_, (boot, _))| *boot == owner.boot);
         let excused = match current {
             // That life has ended.
@@ -63,7 +73,7 @@ impl NoBackstop {
             Some((replica, (_, Life::Up | Life::Draining))) => self
                 .trouble_at
                 .get(replica)
-                .is_some_and(|at| moment.at.saturating_sub(*at) <= AFTERMATH_US),
+                .is_some_and(|at| lapsed_at.saturating_sub(*at) <= AFTERMATH_US),
         };
         if excused {
             return Ok(());
@@ -110,7 +120,7 @@ impl Oracle for NoBackstop {
                 }
                 EventBody::Error { code, .. } if code == "replica-lost" => {
                     match self.last_owners.get(&event.turn) {
-                        Some(owner) => self.taken_over(moment, event.turn, owner),
+                        Some((owner, until)) => self.taken_over(moment, event.turn, owner, *until),
                         None => Breach::new("a lost replica has owned the turn", event.to_json()),
                     }
                 }

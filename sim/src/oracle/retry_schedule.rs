@@ -4,24 +4,27 @@
 //! content, nor before it is due.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use dispatch_core::event::{AgentEvent, EventBody};
 use dispatch_core::ids::{Epoch, TurnId};
 use dispatch_core::time::Timestamp;
 
-use super::{Breach, Oracle};
+use super::{Breach, Oracle, Terms};
 use crate::fact::{Cause, Fact, Moment};
 
 const FIRST_WAITS_S: [u64; 8] = [5, 10, 30, 60, 5 * 60, 10 * 60, 15 * 60, 30 * 60];
 
-/// The wait number `attempt`, in milliseconds; `None` past the last one.
-pub(super) fn wait_ms(attempt: u32) -> Option<u64> {
-    let wait_s = match attempt {
+/// The wait number `attempt`, in milliseconds; `None` past the last one: all
+/// waits up to it add up to no more than the budget, which leaves twenty-one
+/// of the documented 8 h.
+pub(super) fn wait_ms(attempt: u32, budget_ms: u64) -> Option<u64> {
+    let wait_s = |attempt: u32| match attempt {
         0..8 => FIRST_WAITS_S[attempt as usize],
-        8..=20 => 30 * 60,
-        21.. => return None,
+        8.. => 30 * 60,
     };
-    Some(wait_s * 1_000)
+    let sum_s: u64 = (0..=attempt.min(1_000)).map(wait_s).sum();
+    (sum_s * 1_000 <= budget_ms).then(|| wait_s(attempt) * 1_000)
 }
 
 #[derive(Debug, Default)]
@@ -34,14 +37,23 @@ struct StepState {
     failed_after_content: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct RetrySchedule {
+    terms: Rc<Terms>,
     steps: BTreeMap<TurnId, StepState>,
     /// Ownerships under which content was shown of the open step.
     shown: BTreeSet<(TurnId, Epoch)>,
 }
 
 impl RetrySchedule {
+    pub(crate) fn new(terms: &Rc<Terms>) -> RetrySchedule {
+        RetrySchedule {
+            terms: terms.clone(),
+            steps: BTreeMap::new(),
+            shown: BTreeSet::new(),
+        }
+    }
+
     fn retried(
         &mut self,
         event: &AgentEvent,
@@ -56,8 +68,9 @@ impl RetrySchedule {
         if step.failed_after_content && step.asked_ms.is_empty() {
             return Breach::new("no retry after content was received", event.to_json());
         }
-        let Some(scheduled_ms) = wait_ms(step.next_attempt) else {
-            return Breach::new("no more than 21 retries of a step", event.to_json());
+        let Some(scheduled_ms) = wait_ms(step.next_attempt, self.terms.retry_budget_ms) else {
+            let most = step.next_attempt;
+            return Breach::new(format!("no more than {most} retries"), event.to_json());
         };
         let asked = std::mem::take(&mut step.asked_ms);
         let lengthened = |asked: &Option<u64>| scheduled_ms.max(asked.unwrap_or(0));

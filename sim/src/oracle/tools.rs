@@ -1,6 +1,7 @@
 //! `tool-once` (L2): a command is started at most once, and its own answer is
 //! what the log has. `no-orphan` (L10): while a turn streams or starts a
-//! command, nothing of its earlier ownerships runs.
+//! command, nothing of its earlier ownerships runs. `tools-answered` (T12,
+//! D20): every call of a step has its answer before anything else is logged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,6 +73,46 @@ impl Oracle for ToolOnce {
             },
             _ => Ok(()),
         }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct ToolsAnswered {
+    open: BTreeMap<TurnId, BTreeSet<String>>,
+}
+
+impl Oracle for ToolsAnswered {
+    fn name(&self) -> &'static str {
+        "tools-answered"
+    }
+
+    fn see(&mut self, _: &Moment, fact: &Fact<'_>) -> Result<(), Breach> {
+        let Fact::Logged(event) = fact else {
+            return Ok(());
+        };
+        let open = self.open.entry(event.turn).or_default();
+        match &event.body {
+            EventBody::ToolCall { call_id, .. } => {
+                open.insert(call_id.clone());
+            }
+            EventBody::ToolResult { call_id, .. } => {
+                open.remove(call_id);
+            }
+            EventBody::StepComplete { .. } if !open.is_empty() => {
+                return Breach::new(
+                    format!("an answer to {open:?} before the next step"),
+                    event.to_json(),
+                );
+            }
+            _ if event.is_terminal() && !open.is_empty() => {
+                return Breach::new(
+                    format!("an answer to {open:?} before the end"),
+                    event.to_json(),
+                );
+            }
+            _ => {}
+        }
+        Ok(())
     }
 }
 

@@ -171,6 +171,8 @@ impl<'s> World<'s> {
             repeats_cuts: scenario.repeats_cuts,
             seals: scenario.seals,
             resume_limit: 3,
+            retry_budget_ms: scenario.retry_budget_ms,
+            step_limit_bytes: scenario.step_limit_bytes,
         });
         let providers = ["north", "south"].into_iter().take(scenario.limits.len());
         let mut world = World {

@@ -25,6 +25,7 @@ pub(crate) struct Replica {
     pub(super) state: Life,
     pub(super) process: Option<Process>,
     pub(super) cut_off_until: Us,
+    pub(super) wedged_until: Us,
     wall_ahead_ms: i64,
     down_after_drain: Us,
     /// What came while the process was stopped.
@@ -44,7 +45,6 @@ pub(crate) struct Process {
     pub(super) runs: BTreeMap<EffectId, usize>,
     pub(super) views: BTreeMap<EffectId, ProviderId>,
     pub(super) epochs: BTreeMap<TurnId, Epoch>,
-    stopped_at: Us,
     /// When it was last told something.
     told_at: Us,
     fresh_bytes: usize,
@@ -110,6 +110,7 @@ impl Replica {
             state: Life::Down,
             process: None,
             cut_off_until: 0,
+            wedged_until: 0,
             wall_ahead_ms: 0,
             down_after_drain: SECOND,
             inbox: Vec::new(),
@@ -165,7 +166,6 @@ impl World<'_> {
             runs: BTreeMap::new(),
             views: BTreeMap::new(),
             epochs: BTreeMap::new(),
-            stopped_at: 0,
             told_at: self.at,
             fresh_bytes: 0,
         });
@@ -189,6 +189,8 @@ impl World<'_> {
         let mut config = Config::new(owner, providers.collect());
         config.ask_ms = self.scenario.ask_ms;
         config.requests_ms = self.scenario.requests_ms;
+        config.retry.budget_ms = self.scenario.retry_budget_ms;
+        config.step_limit_bytes = self.scenario.step_limit_bytes;
         if self.scenario.seals {
             config.on_crash = OnCrash::Seal;
         }
@@ -475,6 +477,10 @@ impl World<'_> {
                 place.cut_off_until = place.cut_off_until.max(until);
                 self.tell(&Fact::Trouble { replica });
             }
+            Chaos::Wedge { replica, during } => {
+                let until = (self.at + during).min(self.scenario.calm_at);
+                self.replicas[replica].wedged_until = until;
+            }
             Chaos::Storm { during, kind } => {
                 let until = (self.at + during).min(self.scenario.calm_at);
                 self.storm = Some((until, kind));
@@ -514,10 +520,9 @@ impl World<'_> {
 
     fn stop(&mut self, replica: usize, during: Us) {
         let place = &mut self.replicas[replica];
-        let Some(process) = place.process.as_mut().filter(|_| place.state == Life::Up) else {
+        if place.process.is_none() || place.state != Life::Up {
             return;
-        };
-        process.stopped_at = self.at;
+        }
         let life = place.life;
         self.tell_life(replica, Life::Paused);
         self.queue_in(during, Event::Continue { replica, life });
@@ -530,8 +535,7 @@ impl World<'_> {
             return;
         }
         let inbox = std::mem::take(&mut place.inbox);
-        let stopped_at = place.process.as_ref().map_or(self.at, |p| p.stopped_at);
-        self.excuse_silence(replica, self.at - stopped_at);
+        self.excuse_silence(replica);
         self.tell_life(replica, Life::Up);
         self.drain(replica);
         if self.dice.process().chance(5_000) {

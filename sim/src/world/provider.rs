@@ -9,17 +9,22 @@ use dispatch_core::wire::validate::validate_transcript;
 
 use super::{Event, World};
 use crate::clock::Us;
-use crate::fact::{Cause, Fact, Request};
+use crate::fact::{Cause, Fact, Life, Request};
 use crate::rng::Purpose;
 use crate::scenario::SECOND;
 use crate::script::Script;
 use crate::sse;
+
+/// How long a provider may be silent, by a clock that may be a little fast.
+const SILENCE: Us = 119 * SECOND;
 
 /// All requests of a run that are still of interest.
 #[derive(Default)]
 pub(crate) struct Streams {
     opened: u32,
     open: BTreeMap<u32, Stream>,
+    /// Ended while their process stood still, which has not heard of it.
+    unheard: Vec<Stream>,
     /// How often a step was asked for.
     tries: BTreeMap<(u32, usize), u64>,
 }
@@ -36,6 +41,9 @@ struct Stream {
     in_flight: bool,
     /// Nobody listens any more.
     abandoned: bool,
+    opened_at: Us,
+    /// When its process last took anything of it.
+    heard_at: Option<Us>,
 }
 
 /// What a transcript asks for.
@@ -85,9 +93,15 @@ impl World<'_> {
             answer: VecDeque::new(),
             in_flight: false,
             abandoned: false,
+            opened_at: self.at,
+            heard_at: None,
         };
         self.streams.open.insert(stream, opened);
-        self.tell(&Fact::Opened { turn, epoch });
+        self.tell(&Fact::Opened {
+            turn,
+            epoch,
+            stream,
+        });
         let after = self.dice.network().spread(500, 30_000);
         self.queue_in(after, Event::Arrive(stream));
     }
@@ -250,8 +264,13 @@ impl World<'_> {
                 (Input::ProviderFailed { id, kind, message }, true)
             }
         };
+        let is_heard = self.replicas[replica].state != Life::Paused;
+        if is_heard {
+            open.heard_at = Some(self.at);
+        }
         if is_last {
-            self.streams.open.remove(&stream);
+            let over = self.streams.open.remove(&stream);
+            self.streams.unheard.extend(over.filter(|_| !is_heard));
             if let Some(process) = &mut self.replicas[replica].process {
                 process.streams.remove(&id);
             }
@@ -269,30 +288,33 @@ impl World<'_> {
         self.tell(&Fact::Injected { turn, cause });
     }
 
-    /// A process that stood still for longer than a provider may be silent
-    /// finds its streams' deadlines passed.
-    pub(super) fn excuse_silence(&mut self, replica: usize, stood_still: Us) {
-        if stood_still < 50 * SECOND {
-            return;
-        }
-        let turns: Vec<TurnId> = self
+    /// A process that stood still finds those of its streams timed out that
+    /// have said nothing to it for as long as a provider may be silent.
+    pub(super) fn excuse_silence(&mut self, replica: usize) {
+        let at = self.at;
+        let unheard = self
             .streams
-            .open
-            .values()
-            .filter(|stream| stream.replica == replica && !stream.abandoned)
-            .map(|stream| stream.turn)
+            .unheard
+            .extract_if(.., |s| s.replica == replica);
+        let unheard: Vec<Stream> = unheard.collect();
+        let of_replica = self.streams.open.values().chain(&unheard).filter(|stream| {
+            let last = stream.heard_at.unwrap_or(stream.opened_at);
+            stream.replica == replica && !stream.abandoned && at - last >= SILENCE
+        });
+        let silent: Vec<(TurnId, bool)> = of_replica
+            .map(|stream| (stream.turn, stream.heard_at.is_some()))
             .collect();
-        for turn in turns {
-            for cause in ["first-byte-timeout", "idle-timeout"] {
-                let cause = cause.to_owned();
-                let retry_after_ms = None;
-                self.inject(
-                    turn,
-                    &Cause::Refused {
-                        cause: cause.clone(),
-                        retry_after_ms,
-                    },
-                );
+        for (turn, has_head) in silent {
+            let cause = match has_head {
+                true => "idle-timeout".to_owned(),
+                false => "first-byte-timeout".to_owned(),
+            };
+            let refused = Cause::Refused {
+                cause: cause.clone(),
+                retry_after_ms: None,
+            };
+            self.inject(turn, &refused);
+            if has_head {
                 let is_cut = true;
                 self.inject(turn, &Cause::Broken { cause, is_cut });
             }

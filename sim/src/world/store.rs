@@ -2,7 +2,7 @@
 
 use dispatch_core::ids::{EffectId, ProviderId, TurnId};
 use dispatch_core::io::Input;
-use dispatch_core::store::{Outcome, Reply, StoreFault, TurnState, Verb};
+use dispatch_core::store::{Fence, Outcome, Reply, StoreFault, TurnRow, TurnState, Verb};
 
 use super::{Event, World};
 use crate::clock::Us;
@@ -30,7 +30,17 @@ impl World<'_> {
         if let Verb::ApplyGrants(plan) = &verb {
             self.tell(&Fact::Planned { replica, plan });
         }
-        let fate = self.fate(replica, &verb);
+        let is_wedged = self.replicas[replica].wedged_until > self.at;
+        let fate = match is_wedged && fence_of(&verb).is_some() {
+            true => Fate::Lost,
+            false => self.fate(replica, &verb),
+        };
+        // A renewal that is held would extend a lease that was let go long ago,
+        // as it must where the clock has jumped.
+        let fate = match (fate, fence_of(&verb)) {
+            (Fate::Held, None) => Fate::Lost,
+            (fate, _) => fate,
+        };
         if !matches!(fate, Fate::Fine | Fate::Twice) {
             self.tell(&Fact::Trouble { replica });
             self.recorder
@@ -38,6 +48,10 @@ impl World<'_> {
         }
         let after = match fate {
             Fate::LateLanding => self.dice.store().range(25 * SECOND, 45 * SECOND),
+            Fate::Held => {
+                let left = self.replicas[replica].cut_off_until.saturating_sub(self.at);
+                left + self.store_delay()
+            }
             _ => self.store_delay(),
         };
         let verb = Box::new(AtStore {
@@ -81,7 +95,9 @@ impl World<'_> {
         }
         self.court.sometimes.befell(&verb, fate);
         let outcome: Outcome = match fate {
-            Fate::Fine | Fate::Twice | Fate::LateReply | Fate::LateLanding => Ok(self.land(&verb)),
+            Fate::Fine | Fate::Twice | Fate::LateReply | Fate::LateLanding | Fate::Held => {
+                Ok(self.land(&verb))
+            }
             Fate::UnknownLanded => {
                 self.land(&verb);
                 Err(StoreFault::Unknown)
@@ -105,6 +121,7 @@ impl World<'_> {
         let reply = self.model.apply(verb);
         self.court.sometimes.replied(verb, &reply);
         self.note_rare(verb, &reply);
+        self.tell_writer(verb);
         match (verb, &reply) {
             (Verb::AdmissionView { provider }, Reply::View(view)) => {
                 let (line, streaming) = self.line(provider);
@@ -115,8 +132,8 @@ impl World<'_> {
                     streaming,
                 });
             }
-            (Verb::Checkpoint { .. }, _)
-            | (_, Reply::Swept(None) | Reply::Fenced | Reply::Conflict | Reply::NotFound) => {}
+            (Verb::Checkpoint { .. }, _) => self.tell_log(),
+            (_, Reply::Swept(None) | Reply::Fenced | Reply::Conflict | Reply::NotFound) => {}
             (Verb::ApplyGrants(plan), Reply::Granted(turns)) => {
                 // Asked again after it had landed, it grants nothing anew.
                 if self.tell_moves() {
@@ -212,6 +229,7 @@ impl World<'_> {
             before: None,
             after: &row,
         });
+        self.tell_rows(&row);
         self.mirror.open.insert(turn, row);
     }
 
@@ -219,7 +237,7 @@ impl World<'_> {
     fn tell_moves(&mut self) -> bool {
         let moment = self.moment();
         let mut granted = false;
-        let mut ended = Vec::new();
+        let (mut ended, mut changed) = (Vec::new(), Vec::new());
         for (turn, before) in &mut self.mirror.open {
             let Some(after) = self.model.turns.get(turn) else {
                 continue;
@@ -233,6 +251,7 @@ impl World<'_> {
                 after,
             };
             self.court.hear(&moment, &fact);
+            changed.push(after.clone());
             if after.state == TurnState::Ended {
                 ended.push(*turn);
             } else {
@@ -242,7 +261,30 @@ impl World<'_> {
         for turn in ended {
             self.mirror.open.remove(&turn);
         }
+        for row in changed {
+            self.tell_rows(&row);
+        }
         granted
+    }
+
+    fn tell_rows(&mut self, turn: &TurnRow) {
+        let conversation = self.model.conversations.get(&turn.conversation);
+        let holds = conversation.is_some_and(|row| row.turn == Some(turn.turn));
+        let armed = self.model.markers.contains(&turn.turn);
+        self.tell(&Fact::Rows { turn, holds, armed });
+    }
+
+    /// Tells under which ownership a turn was changed, before telling how.
+    fn tell_writer(&mut self, verb: &Verb) {
+        let Some(Fence { turn, epoch }) = fence_of(verb) else {
+            return;
+        };
+        if self.mirror.open.get(&turn) == self.model.turns.get(&turn)
+            || !self.mirror.open.contains_key(&turn)
+        {
+            return;
+        }
+        self.tell(&Fact::Written { turn, epoch });
     }
 
     /// Who waits and is due, by the rows themselves, and how many stream.
@@ -269,5 +311,34 @@ impl World<'_> {
             });
         }
         (line, streaming)
+    }
+}
+
+/// Under which ownership a verb writes to a turn.
+fn fence_of(verb: &Verb) -> Option<Fence> {
+    match verb {
+        Verb::CommitStep { fence, .. }
+        | Verb::RestartStep { fence, .. }
+        | Verb::ToolsStarted { fence, .. }
+        | Verb::ToolsFinished { fence, .. }
+        | Verb::Park { fence, .. }
+        | Verb::ScheduleRetry { fence, .. } => Some(*fence),
+        Verb::Elect(election) => Some(election.fence),
+        Verb::Load { turn, epoch } => Some(Fence {
+            turn: *turn,
+            epoch: *epoch,
+        }),
+        Verb::Boot(_)
+        | Verb::Accept(_)
+        | Verb::AdmissionView { .. }
+        | Verb::ApplyGrants(_)
+        | Verb::Checkpoint { .. }
+        | Verb::RequestAbort(_)
+        | Verb::Renew { .. }
+        | Verb::Requests { .. }
+        | Verb::SweepOne { .. }
+        | Verb::PutWorkspace { .. }
+        | Verb::Star { .. }
+        | Verb::SetLimit { .. } => None,
     }
 }

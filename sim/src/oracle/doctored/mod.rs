@@ -3,6 +3,7 @@
 
 mod lines;
 mod others;
+mod rows;
 mod turns;
 
 use std::collections::BTreeSet;
@@ -27,6 +28,8 @@ fn terms() -> Rc<Terms> {
         repeats_cuts: false,
         seals: false,
         resume_limit: 3,
+        retry_budget_ms: 8 * 3_600_000,
+        step_limit_bytes: 1_000,
     })
 }
 
@@ -251,6 +254,7 @@ fn every_oracle_has_its_doctored_world() {
         include_str!("turns.rs"),
         include_str!("lines.rs"),
         include_str!("others.rs"),
+        include_str!("rows.rs"),
     ];
     let named: BTreeSet<&str> = pages
         .iter()

@@ -100,6 +100,7 @@ fn d37_a_stream_or_command_beside_an_orphan_is_objected_to() {
     court.objects(Fact::Opened {
         turn: TurnId(1),
         epoch: Epoch(2),
+        stream: 1,
     });
     court.objects(tool("run 3", 2));
 }

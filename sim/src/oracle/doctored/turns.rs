@@ -51,18 +51,27 @@ fn l2_words_and_deeds_after_a_lapsed_lease_are_objected_to() {
         after: &owned,
     });
     let delta = event(0, 1, 2, text_delta(0, "x"));
-    let (turn, epoch) = (TurnId(1), Epoch(2));
+    let (turn, epoch, stream) = (TurnId(1), Epoch(2), 1);
     let shown = |at_ms| published(&delta, at_ms);
     court.at_ms = 60_000;
     court.agrees(shown(60_000));
-    court.agrees(Fact::Opened { turn, epoch });
+    court.agrees(Fact::Opened {
+        turn,
+        epoch,
+        stream,
+    });
     court.at_ms = 60_001;
     court.agrees(shown(60_000));
     court.objects(shown(60_001));
-    court.objects(Fact::Opened { turn, epoch });
+    court.objects(Fact::Opened {
+        turn,
+        epoch,
+        stream,
+    });
     court.objects(Fact::Opened {
         turn,
         epoch: Epoch(9),
+        stream,
     });
 }
 
@@ -74,11 +83,11 @@ fn t3_a_wrong_wait_or_attempt_and_a_twenty_second_retry_are_objected_to() {
     court.objects(Fact::Logged(&event(1, 1, 1, retry(1, 5_000))));
     let mut court = Court::of("retry-schedule");
     for attempt in 0..21 {
-        let delay_ms = crate::oracle::retry_schedule::wait_ms(attempt).unwrap();
+        let delay_ms = crate::oracle::retry_schedule::wait_ms(attempt, 28_800_000).unwrap();
         court.agrees(Fact::Logged(&event(1, 1, 1, retry(attempt, delay_ms))));
     }
     court.objects(Fact::Logged(&event(1, 1, 1, retry(21, 1_800_000))));
-    let waits = (0..21).filter_map(crate::oracle::retry_schedule::wait_ms);
+    let waits = (0..99).filter_map(|n| crate::oracle::retry_schedule::wait_ms(n, 28_800_000));
     assert_eq!(waits.sum::<u64>(), 27_105_000);
 }
 
