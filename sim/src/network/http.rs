@@ -40,7 +40,7 @@ pub(super) struct Answer {
 impl Http {
     pub(super) fn new() -> Http {
         Http {
-            client: http_client(SimNet::default(), CONNECT),
+            client: http_client(SimNet::new(), CONNECT),
         }
     }
 

@@ -1,10 +1,10 @@
 //! A provider's host: a real HTTP server that refuses transcripts which a
 //! vendor would refuse, plays the scripts of turns, and fails as was drawn.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
@@ -17,7 +17,7 @@ use http::{Request, Response};
 use tokio_util::sync::CancellationToken;
 
 use super::fact::{Asked, Fact, Log};
-use super::net::{Counted, SimListener, SimNet};
+use super::net::{SimListener, SimNet, SimStream};
 use super::plan::{Plan, ProviderPlan, Storm};
 use crate::rng::{Purpose, Rng};
 use crate::script::Script;
@@ -35,6 +35,9 @@ pub(super) struct Vendor {
     plan: Arc<Plan>,
     number: usize,
     log: Log,
+    pub(super) net: SimNet,
+    /// Requests under way.
+    open: Mutex<BTreeSet<u32>>,
     /// How often a step was asked for.
     tries: Mutex<BTreeMap<Asked, u64>>,
 }
@@ -45,15 +48,39 @@ impl Vendor {
             plan,
             number,
             log,
+            net: SimNet::new(),
+            open: Mutex::default(),
             tries: Mutex::default(),
         }
     }
 
+    /// Whatever was under way is over; before the process is dropped, whose
+    /// parts would tell of it in any order.
+    pub(super) fn fall(&self) {
+        self.net.fall();
+        let open = std::mem::take(&mut *self.open());
+        for stream in open {
+            self.log.tell(Fact::Gone { stream });
+        }
+    }
+
+    fn gone(&self, stream: u32) {
+        if self.open().remove(&stream) {
+            self.log.tell(Fact::Gone { stream });
+        }
+    }
+
+    fn open(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Serves for ever.
     pub(super) async fn live(self: Arc<Vendor>) -> turmoil::Result {
+        self.net.rise();
+        tokio::spawn(self.net.clone().close_at_fall());
         let all = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT));
         let listener = Moody {
-            inner: SimNet::default().bind(all).await?,
+            inner: self.net.bind(all).await?,
             vendor: self.clone(),
             ignored: Vec::new(),
         };
@@ -81,7 +108,10 @@ impl Vendor {
         self.own().mutes.iter().any(|span| span.holds(now_ms))
     }
 
-    async fn answer(&self, request: Request<Body>) -> Result<Response<Body>, CutConnection> {
+    async fn answer(
+        self: Arc<Vendor>,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, CutConnection> {
         let body = to_bytes(request.into_body(), MAX_BODY_BYTES).await;
         let Ok(body) = body else {
             return Err(CutConnection);
@@ -102,10 +132,11 @@ impl Vendor {
             asked: shown,
             verdict: verdict.clone(),
         });
+        self.open().insert(stream);
         let play = Play {
             stream,
             asked: shown,
-            log: self.log.clone(),
+            vendor: self.clone(),
             acts: match (verdict, asked) {
                 (Ok(()), Ok(asked)) => self.acts(asked),
                 (Ok(()), Err(why)) | (Err(why), _) => sse::rejection(&why),
@@ -166,15 +197,13 @@ fn refusal(rng: &mut Rng, storm: Storm) -> VecDeque<sse::Step> {
 struct Play {
     stream: u32,
     asked: Asked,
-    log: Log,
+    vendor: Arc<Vendor>,
     acts: VecDeque<sse::Step>,
 }
 
 impl Drop for Play {
     fn drop(&mut self) {
-        self.log.tell(Fact::Gone {
-            stream: self.stream,
-        });
+        self.vendor.gone(self.stream);
     }
 }
 
@@ -184,7 +213,7 @@ impl Play {
             return Err(CutConnection);
         };
         if status >= 400 {
-            self.log.tell(Fact::Refused {
+            self.vendor.log.tell(Fact::Refused {
                 asked: self.asked,
                 status,
             });
@@ -221,7 +250,7 @@ impl Play {
             let pause = Duration::from_micros(step.after.min(LONGEST_PAUSE_US));
             tokio::time::sleep(pause).await;
             match step.act {
-                Act::Note(cause) => self.log.tell(Fact::Injected {
+                Act::Note(cause) => self.vendor.log.tell(Fact::Injected {
                     asked: self.asked,
                     cause,
                 }),
@@ -239,14 +268,14 @@ struct Moody {
     vendor: Arc<Vendor>,
     /// Kept open: who is ignored hears nothing, not even a close, until
     /// somebody is listened to again.
-    ignored: Vec<Counted>,
+    ignored: Vec<SimStream>,
 }
 
 impl Listener for Moody {
-    type Io = Counted;
+    type Io = SimStream;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Counted, SocketAddr) {
+    async fn accept(&mut self) -> (SimStream, SocketAddr) {
         loop {
             let (stream, peer) = self.inner.accept().await;
             if !self.vendor.is_mute() {

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use dispatch::clock::Clock;
 use dispatch::config::{Settings, Sources};
@@ -42,10 +43,12 @@ pub(super) const PORT: u16 = 4747;
 /// What they authorise themselves with: the server is not on their machine.
 pub(super) const TOKEN: &str = "token-of-the-run";
 
+const LAST_TASKS: Duration = Duration::from_secs(1);
+
 impl House {
     pub(super) fn new(plan: Arc<Plan>, log: Log, data_dir: PathBuf) -> House {
         House {
-            net: SimNet::default(),
+            net: SimNet::new(),
             computer: Computer::new(plan.seed, log.clone()),
             plan,
             log,
@@ -60,13 +63,15 @@ impl House {
         self.token().cancel();
     }
 
-    fn token(&self) -> std::sync::MutexGuard<'_, CancellationToken> {
+    fn token(&self) -> MutexGuard<'_, CancellationToken> {
         self.shutdown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One life, from its start to its graceful end; a crash drops it.
     pub(super) async fn live(self: Arc<House>) -> turmoil::Result {
         let life = self.lives.fetch_add(1, Ordering::Relaxed);
+        self.net.rise();
+        tokio::spawn(self.net.clone().close_at_fall());
         let shutdown = CancellationToken::new();
         *self.token() = shutdown.clone();
         self.log.tell(Fact::Booted { life });
@@ -90,6 +95,8 @@ impl House {
         };
         let net = self.net.clone();
         serve_in(surroundings, settings, None, net, shutdown, |_| {}).await?;
+        // What ends by itself once nobody uses it has the time to.
+        tokio::time::sleep(LAST_TASKS).await;
         Ok(())
     }
 }

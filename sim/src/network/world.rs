@@ -43,19 +43,20 @@ pub(super) fn run(plan: Plan, keeps_lines: bool) -> Run {
         let mut world = World::new(plan, log.clone(), house);
         let ended = world.go();
         simulated_ms = world.now_ms;
-        ended
+        // Before the hosts are dropped, whose parts tell of it in any order.
+        (ended.err(), log.finish())
     }));
-    let failed = match outcome {
-        Ok(ended) => ended.err(),
-        Err(panic) => Some(("no-panic", dispatch::panics::message(&*panic))),
-    };
-    if simulated_ms == 0 {
-        simulated_ms = log.now_ms();
-    }
-    Run {
-        story: log.finish(),
-        simulated_ms,
-        failed,
+    match outcome {
+        Ok((failed, story)) => Run {
+            story,
+            simulated_ms,
+            failed,
+        },
+        Err(panic) => Run {
+            simulated_ms: log.now_ms(),
+            story: log.finish(),
+            failed: Some(("no-panic", dispatch::panics::message(&*panic))),
+        },
     }
 }
 
@@ -67,6 +68,9 @@ struct World {
     now_ms: u64,
     next_change: usize,
     held: Vec<Role>,
+    vendors: Vec<Arc<Vendor>>,
+    /// Gone after this tick; those with `true` begin anew then.
+    dying: Vec<(Role, bool)>,
 }
 
 type Failed = (&'static str, String);
@@ -84,8 +88,10 @@ impl World {
             .max_message_latency(ms(plan.latency_ms.1))
             .tcp_capacity(256);
         let mut sim = builder.build();
+        let mut vendors = Vec::new();
         for number in 0..plan.providers.len() {
             let vendor = Arc::new(Vendor::new(plan.clone(), number, log.clone()));
+            vendors.push(vendor.clone());
             sim.host(Role::Provider(number).host(), move || vendor.clone().live());
         }
         let server = house.clone();
@@ -102,6 +108,8 @@ impl World {
             now_ms: 0,
             next_change: 0,
             held: Vec::new(),
+            vendors,
+            dying: Vec::new(),
         }
     }
 
@@ -141,6 +149,12 @@ impl World {
         }
         let stepped = self.sim.step();
         self.now_ms += TICK_MS;
+        for (role, rises) in std::mem::take(&mut self.dying) {
+            self.sim.crash(role.host());
+            if rises {
+                self.sim.bounce(role.host());
+            }
+        }
         stepped.map_err(|error| ("no-failure", error.to_string()))
     }
 
@@ -161,10 +175,24 @@ impl World {
                 self.sim.set_link_fail_rate(server(), peer.host(), 0.0);
                 self.sim.repair(server(), peer.host());
             }
-            Change::Crash(role) => self.sim.crash(role.host()),
+            Change::Crash(role) => self.fall(role, false),
+            // A server that has not come to its graceful end yet is killed.
+            Change::Bounce(role) if self.sim.is_host_running(role.host()) => self.fall(role, true),
             Change::Bounce(role) => self.sim.bounce(role.host()),
             Change::ShutDown => self.house.shut_down(),
             Change::Calm => self.calm(),
+        }
+    }
+
+    fn fall(&mut self, role: Role, rises: bool) {
+        if self.sim.is_host_running(role.host()) {
+            match role {
+                Role::Server => self.house.net.fall(),
+                Role::Provider(number) => self.vendors[number].fall(),
+                // Clients lose connections by themselves, and never die.
+                Role::Client(_) => return,
+            }
+            self.dying.push((role, rises));
         }
     }
 
