@@ -103,7 +103,7 @@ impl Talk {
             let stay = Duration::from_millis(rng.spread(1_000, 60_000));
             let look = async {
                 let path = format!("/conversations/{}/events?after={after}", self.id);
-                let Some(mut events) = self.open(&path, SSE).await else {
+                let Some(mut events) = self.open(&path).await else {
                     return;
                 };
                 let reader = self.begin(None, after);
@@ -128,11 +128,10 @@ impl Talk {
 
     /// Reads the log and every turn once more, until that succeeds.
     async fn audit(&self, accepted: &[(u32, TurnId)]) {
-        let Some((_, last)) = accepted.last() else {
+        if accepted.is_empty() {
             return;
-        };
-        let path = format!("/conversations/{}/events?after=0&turnId={last}", self.id);
-        while self.read_all(&path).await.is_err() {
+        }
+        while self.read_log().await.is_err() {
             tokio::time::sleep(AGAIN).await;
         }
         for (_, turn) in accepted {
@@ -142,18 +141,27 @@ impl Talk {
         }
     }
 
-    async fn read_all(&self, path: &str) -> Result<(), Lost> {
-        let mut stream = self.open(path, SSE).await.ok_or(Lost)?;
-        let mut events = Vec::new();
-        while let Some(frame) = stream.next().await? {
-            match frame {
-                Frame::Event(event) if event.seq.is_some() => events.push(*event),
-                Frame::Event(_) | Frame::Synced => {}
-                Frame::Odd(what) => self.odd(path, what),
+    /// The whole history, page by page (C2).
+    async fn read_log(&self) -> Result<(), Lost> {
+        let (mut events, mut since) = (Vec::new(), 0);
+        loop {
+            let path = format!("/conversations/{}?sinceSeq={since}", self.id);
+            let answer = self.http.get(&path, NDJSON).await?;
+            if answer.status != StatusCode::OK {
+                self.refused(&path, answer, &[]).await;
+                return Err(Lost);
             }
-        }
-        if !events.last().is_some_and(AgentEvent::is_terminal) {
-            return Err(Lost);
+            let page = answer.json().await?;
+            for event in page["events"].as_array().into_iter().flatten() {
+                match AgentEvent::from_json(&event.to_string()) {
+                    Ok(event) => events.push(event),
+                    Err(bad) => self.odd(&path, format!("{bad}: {event}")),
+                }
+            }
+            match page["nextSeq"].as_u64() {
+                Some(next) => since = next,
+                None => break,
+            }
         }
         self.log.tell(Fact::Audited {
             conversation: self.id.clone(),
@@ -174,13 +182,14 @@ impl Talk {
         Ok(())
     }
 
-    /// A stream of events, where the server gives one.
-    async fn open(&self, path: &str, accept: &str) -> Option<Events> {
-        let answer = self.http.get(path, accept).await.ok()?;
+    /// A stream of a conversation's events, where there is one.
+    async fn open(&self, path: &str) -> Option<Events> {
+        let answer = self.http.get(path, SSE).await.ok()?;
         match answer.status {
-            StatusCode::OK => Some(answer.events(accept == SSE)),
+            StatusCode::OK => Some(answer.events(true)),
             _ => {
-                self.refused(path, answer, &[]).await;
+                // It may not have begun yet.
+                self.refused(path, answer, &[StatusCode::NOT_FOUND]).await;
                 None
             }
         }

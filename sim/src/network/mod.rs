@@ -26,8 +26,15 @@ mod world;
 
 use crate::run::{Outcome, Violation, What};
 
+use fact::Story;
 use plan::Plan;
 use world::Run;
+
+const _: () = assert!(
+    cfg!(tokio_unstable),
+    "tokio_unstable is not set, so a panic in a spawned task would go unseen: a RUSTFLAGS variable \
+     overrides .cargo/config.toml; unset it and pass further cfgs by --config build.rustflags"
+);
 
 /// The names of the oracles that judge a run of this ring.
 pub fn oracles() -> Vec<&'static str> {
@@ -55,25 +62,30 @@ pub fn run_twice(seed: u64) -> Outcome {
     if found.violation.is_some() {
         return found;
     }
-    let (a, b) = (&first.story.lines, &second.story.lines);
+    let violation = divergence(&first.story, &second.story).map(|(expected, seen)| Violation {
+        seed,
+        at_us: found.simulated_us,
+        what: What::Determinism,
+        expected,
+        seen,
+    });
+    Outcome { violation, ..found }
+}
+
+/// The first place at which two runs differ, as each of them has it.
+fn divergence(first: &Story, second: &Story) -> Option<(String, String)> {
+    let (a, b) = (&first.lines, &second.lines);
     let same = a.iter().zip(b).take_while(|(a, b)| a == b).count();
-    if same == a.len() && same == b.len() && first.story.digest == second.story.digest {
-        return found;
+    if same == a.len() && same == b.len() {
+        // A line is bounded, the digest covers all that went into it.
+        let digest = |story: &Story| format!("digest {:016x}", story.digest);
+        return (first.digest != second.digest).then(|| (digest(first), digest(second)));
     }
     let line = |lines: &[String]| match lines.get(same) {
         Some(line) => format!("line {same}: {line}"),
         None => format!("no line {same}"),
     };
-    Outcome {
-        violation: Some(Violation {
-            seed,
-            at_us: found.simulated_us,
-            what: What::Determinism,
-            expected: line(a),
-            seen: line(b),
-        }),
-        ..found
-    }
+    Some((line(a), line(b)))
 }
 
 /// Every run has a thread of its own, because the system's randomness is given
@@ -113,5 +125,54 @@ fn outcome(seed: u64, run: &Run) -> Outcome {
         events: run.story.events,
         simulated_us,
         violation: failed.or_else(judged),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn story(lines: &[&str], digest: u64) -> Story {
+        Story {
+            seen: Vec::new(),
+            digest,
+            events: 0,
+            lines: lines.iter().map(|line| (*line).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn the_first_divergence_of_two_runs_is_named() {
+        let named = |a: &Story, b: &Story| divergence(a, b).unwrap().1;
+        let first = story(&["a", "b", "c"], 1);
+        assert_eq!(divergence(&first, &story(&["a", "b", "c"], 1)), None);
+        assert_eq!(named(&first, &story(&["a", "x", "y"], 2)), "line 1: x");
+        assert_eq!(named(&first, &story(&["a", "b"], 2)), "no line 2");
+        assert_eq!(
+            named(&first, &story(&["a", "b", "c"], 2)),
+            "digest 0000000000000002"
+        );
+    }
+
+    #[test]
+    fn a_panic_in_a_task_that_nobody_awaits_fails_the_simulation() {
+        let panicking = || {
+            let mut sim = turmoil::Builder::new().build();
+            sim.client("client", async {
+                tokio::spawn(async { panic!("on purpose") });
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                Ok(())
+            });
+            sim.run().is_ok()
+        };
+        let ended = std::thread::spawn(panicking).join();
+        assert!(!matches!(ended, Ok(true)), "the panic went unseen");
+    }
+
+    #[test]
+    fn oracles_have_names_of_their_own() {
+        let names = oracles();
+        let unique: std::collections::BTreeSet<_> = names.iter().collect();
+        assert_eq!(unique.len(), names.len());
     }
 }
