@@ -23,7 +23,7 @@ use tower::ServiceExt;
 use crate::api::{Api, PATIENCE, Parts, StallListener};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Dialect, ProviderSettings, Settings};
-use crate::driver::{Driver, Handle, Opens, Ports, fresh_seed};
+use crate::driver::{Driver, Handle, Machine, Opens, Ports, fresh_seed};
 use crate::exec::{Exec, LocalExec, LocalExecConfig, RunBounds};
 use crate::hub::Hub;
 use crate::journal::{Journal, JournalError};
@@ -109,6 +109,20 @@ const TASKS_END: Duration = Duration::from_secs(2);
 /// Finished runs of tools are looked through this often (O5).
 const RUNS_SWEEP: Duration = Duration::from_secs(3_600);
 
+/// What a server takes from the machine that it runs on; a simulation hands in
+/// its own. The network is handed in beside it.
+#[allow(missing_debug_implementations)]
+pub struct Surroundings<F> {
+    /// Time; the store's follows the same clock.
+    pub clock: Arc<dyn Clock>,
+    /// Verbs and reads.
+    pub store: Arc<dyn Store>,
+    /// Tools.
+    pub exec: Arc<dyn Exec>,
+    /// Makes the state machine of each life; in production [`Start::dispatcher`].
+    pub build: F,
+}
+
 /// Serves until `shutdown`, then ends every stream cleanly (L8). `announce` is
 /// called with the bound address once requests are answered.
 ///
@@ -122,7 +136,35 @@ pub async fn serve<N: Net>(
     announce: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
     make_dir(&settings.places.data_dir)?;
-    let mut house = House::build(&settings, journal, &net)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let surroundings = Surroundings {
+        // First of all, because it takes the lock on the data directory.
+        store: Arc::new(SqliteStore::open(&settings.places.database, clock.clone())?),
+        exec: Arc::new(local_exec(&settings)?),
+        clock,
+        build: |start: Start| start.dispatcher(),
+    };
+    serve_in(surroundings, settings, journal, net, shutdown, announce).await
+}
+
+/// [`serve`] in other surroundings than this machine.
+///
+/// # Errors
+/// [`ServeError`].
+pub async fn serve_in<N, M, F>(
+    surroundings: Surroundings<F>,
+    settings: Settings,
+    journal: Option<&Path>,
+    net: N,
+    shutdown: CancellationToken,
+    announce: impl FnOnce(SocketAddr),
+) -> Result<(), ServeError>
+where
+    N: Net,
+    M: Machine,
+    F: FnMut(Start) -> M + Send + 'static,
+{
+    let mut house = House::build(surroundings, &settings, journal, &net)?;
     let listener = net
         .bind(settings.listen)
         .await
@@ -156,16 +198,23 @@ struct House {
 }
 
 impl House {
-    fn build<N: Net>(
+    fn build<N, M, F>(
+        surroundings: Surroundings<F>,
         settings: &Settings,
         journal: Option<&Path>,
         net: &N,
-    ) -> Result<House, ServeError> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        // First of all, because it takes the lock on the data directory.
-        let store = SqliteStore::open(&settings.places.database, clock.clone())?;
-        let store: Arc<dyn Store> = Arc::new(store);
-        let exec: Arc<dyn Exec> = Arc::new(local_exec(settings)?);
+    ) -> Result<House, ServeError>
+    where
+        N: Net,
+        M: Machine,
+        F: FnMut(Start) -> M + Send + 'static,
+    {
+        let Surroundings {
+            clock,
+            store,
+            exec,
+            build,
+        } = surroundings;
         let hub = Hub::new(settings.server.max_subscribers);
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let ports = Ports {
@@ -185,7 +234,7 @@ impl House {
             settings.core(owner),
             ports,
             journal.map(Journal::open).transpose()?,
-            |start: Start| start.dispatcher(),
+            build,
             tracker.clone(),
             stop.clone(),
         )

@@ -7,6 +7,8 @@
 //! outside. [`run::run`] runs one seed, [`sweep::sweep`] many.
 
 pub mod fact;
+#[cfg(feature = "network")]
+pub mod network;
 pub mod oracle;
 pub mod planted;
 pub mod recipe;
