@@ -9,6 +9,8 @@
 pub mod fact;
 pub mod oracle;
 pub mod planted;
+#[cfg(madsim)]
+pub mod replicas;
 pub mod run;
 pub mod script;
 pub mod sweep;
