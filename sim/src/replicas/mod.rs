@@ -57,7 +57,11 @@ impl fmt::Display for Found {
         writeln!(f, "{name} violated by seed {} at {at}", violation.seed)?;
         writeln!(f, "  expected: {}", violation.expected)?;
         writeln!(f, "  seen:     {}", violation.seen)?;
-        write!(f, "REPLICA_RING_SEED={} cargo madsim", violation.seed)
+        write!(
+            f,
+            "REPLICA_RING_SEED={} cargo madsim -- --ignored --nocapture",
+            violation.seed
+        )
     }
 }
 
@@ -73,23 +77,24 @@ pub fn run_seeds(seeds: Range<u64>, one: fn(u64) -> Outcome) -> Swept {
 
 /// Runs one seed.
 pub fn run(seed: u64) -> Outcome {
-    on_its_own_thread(seed, Keep::Digest).0
+    on_its_own_thread(seed, move || simulate(seed, Keep::Digest, None)).0
 }
 
-/// Runs one seed and prints every event, a line each.
-pub fn print(seed: u64) -> Outcome {
-    let sink = |line: &str| println!("{line}");
-    simulate(seed, Keep::Digest, Some(Box::new(sink))).0
+/// Runs one seed and hands every event to `sink`, a line each.
+pub fn trace(seed: u64, sink: impl FnMut(&str) + Send + 'static) -> Outcome {
+    let traced = move || simulate(seed, Keep::Digest, Some(Box::new(sink)));
+    on_its_own_thread(seed, traced).0
 }
 
 /// Runs one seed twice: every Dispatcher must be told the same, at the same
 /// time, and decide the same.
 pub fn run_twice(seed: u64) -> Outcome {
-    let (first, steps) = on_its_own_thread(seed, Keep::Steps);
+    let once = move || simulate(seed, Keep::Steps, None);
+    let (first, steps) = on_its_own_thread(seed, once);
     if first.violation.is_some() {
         return first;
     }
-    let (second, repeated) = on_its_own_thread(seed, Keep::Steps);
+    let (second, repeated) = on_its_own_thread(seed, once);
     if first.digest == second.digest {
         return first;
     }
@@ -124,18 +129,18 @@ fn line_of_step(seed: u64, step: usize) -> String {
             let _ = lines.send(line.to_owned());
         }
     };
-    let traced = thread::spawn(move || simulate(seed, Keep::Digest, Some(Box::new(sink))));
+    trace(seed, sink);
     let line = inputs.into_iter().nth(step);
-    // A run that panics has shown what it could.
-    let _ = traced.join();
     line.unwrap_or_else(|| "none".to_owned())
 }
 
 /// Hash maps of a thread are ordered by the first seed that it runs: a seed
 /// repeats on a fresh thread only. A panic is a violation of that seed.
-fn on_its_own_thread(seed: u64, keep: Keep) -> (Outcome, Vec<u64>) {
-    let ran = thread::spawn(move || simulate(seed, keep, None)).join();
-    ran.unwrap_or_else(|panic| {
+fn on_its_own_thread(
+    seed: u64,
+    simulated: impl FnOnce() -> (Outcome, Vec<u64>) + Send + 'static,
+) -> (Outcome, Vec<u64>) {
+    thread::spawn(simulated).join().unwrap_or_else(|panic| {
         let message = panic
             .downcast_ref::<String>()
             .map(String::as_str)

@@ -141,39 +141,3 @@ fn clog(rng: &mut Rng, a: Who, b: Who) -> Trouble {
         during: rng.spread(2 * SECOND, 4 * MINUTE),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_plan_repeats_and_no_kind_of_trouble_is_left_out_of_many() {
-        let troubles = |seed| Plan::of(seed).troubles;
-        let text = |seed| format!("{:?}", troubles(seed));
-        assert_eq!(text(4), text(4));
-        let many: Vec<Trouble> = (0..60)
-            .flat_map(troubles)
-            .map(|(_, trouble)| trouble)
-            .collect();
-        let some = |met: &dyn Fn(&Trouble) -> bool| many.iter().any(met);
-        for who in [Who::Replica(0), Who::Replica(2), Who::Store, Who::Provider] {
-            assert!(
-                some(&|t| matches!(t, Trouble::Kill { who: hit, .. } if *hit == who)),
-                "{who:?}"
-            );
-        }
-        for who in [Who::Replica(1), Who::Store] {
-            assert!(
-                some(&|t| matches!(t, Trouble::Pause { who: hit, .. } if *hit == who)),
-                "{who:?}"
-            );
-        }
-        for end in [Who::Store, Who::Provider, Who::Client] {
-            let link = (Who::Replica(1), end);
-            assert!(
-                some(&|t| matches!(t, Trouble::Clog { links, .. } if links.contains(&link))),
-                "{end:?}"
-            );
-        }
-    }
-}

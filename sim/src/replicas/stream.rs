@@ -258,20 +258,3 @@ async fn say(lanes: &Lanes, id: EffectId, what: What) {
     // A driver that is gone has no use for it.
     let _ = lanes.said.send(Said { id, what }).await;
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn content_is_seen_at_the_end_of_the_event_that_brings_it() {
-        let mut content = Content::default();
-        content.take(
-            b"data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n",
-        );
-        content.take(b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}");
-        assert!(!content.seen);
-        content.take(b"\n\n");
-        assert!(content.seen);
-    }
-}
