@@ -20,7 +20,7 @@ use super::plan::Who;
 use super::replica::{Lanes, Urgent};
 use super::ring::Ring;
 use super::stream::{Flight, Said, What};
-use super::wire::{VERB, address, packed};
+use super::wire::{AskedVerb, VERB, address, outcome_tag, packed};
 use crate::clock::Clock;
 use crate::fact::{Fact, Life};
 
@@ -270,7 +270,9 @@ impl Driver {
             let replica = self.replica;
             self.ring.tell(&Fact::Planned { replica, plan });
         }
-        let (endpoint, bytes) = (self.endpoint.clone(), packed(&(id, verb)));
+        let tag = outcome_tag(self.life);
+        let asked = AskedVerb { tag, id, verb };
+        let (endpoint, bytes) = (self.endpoint.clone(), packed(&asked));
         spawn_local(async move {
             // What gets lost is asked again by the core.
             let _ = endpoint.send_to(address(Who::Store), VERB, &bytes).await;

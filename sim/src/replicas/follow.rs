@@ -2,7 +2,7 @@
 //! reads the log wherever that is not enough; a client keeps a cursor and goes
 //! to another replica now and then, and whenever it is cut off (C5).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,16 +16,17 @@ use super::plan::{REPLICAS, Who};
 use super::ring::Ring;
 use super::store::EVENTS_AT_ONCE;
 use super::wire::{
-    FIRST_LOG, Hello, LOG_READ, LONGEST, LogRead, address, closed, datagram, followed, packed, send,
+    Hello, LOG_READ, LONGEST, LogRead, address, closed, datagram, followed, outcome_tag, packed,
+    send,
 };
 use crate::fact::Fact;
 use crate::scenario::{MINUTE, SECOND};
 
 /// Who follows what on one replica.
-#[derive(Default)]
 pub(super) struct Hub {
     followers: RefCell<Vec<(ConversationId, mpsc::Sender<Shown>)>>,
-    reads: RefCell<u64>,
+    /// The tag of the last read of a log.
+    last_tag: Cell<u64>,
 }
 
 #[derive(Clone)]
@@ -41,6 +42,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const READ_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Hub {
+    /// The hub of a process in this life of its replica.
+    pub(super) fn new(life: u32) -> Hub {
+        Hub {
+            followers: RefCell::default(),
+            last_tag: Cell::new(outcome_tag(life)),
+        }
+    }
+
     pub(super) fn publish(&self, event: AgentEvent) {
         let event = Rc::new(event);
         self.show(&event.conversation, &Shown::Event(event.clone()));
@@ -76,11 +85,8 @@ impl Hub {
         conversation: &ConversationId,
         after: Seq,
     ) -> Vec<AgentEvent> {
-        let tag = {
-            let mut reads = self.reads.borrow_mut();
-            *reads += 1;
-            FIRST_LOG + *reads
-        };
+        let tag = self.last_tag.get() + 1;
+        self.last_tag.set(tag);
         let read = LogRead {
             tag,
             conversation: conversation.clone(),

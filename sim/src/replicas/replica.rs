@@ -18,7 +18,7 @@ use super::follow::{Hub, show};
 use super::plan::{REPLICAS, Who};
 use super::ring::Ring;
 use super::stream::Said;
-use super::wire::{Hello, LONGEST, OUTCOME, address, datagram, receive, send};
+use super::wire::{Hello, LONGEST, address, datagram, outcome_tag, receive, send};
 use crate::clock::{Clock, Us};
 use crate::fact::Life;
 
@@ -128,15 +128,6 @@ pub(super) async fn live(ring: Rc<Ring>, replica: usize) {
     let (urgent, urgent_out) = mpsc::unbounded_channel();
     let (said, said_out) = mpsc::channel(SAID_LANE);
     let lanes = Lanes { urgent, said };
-    let hub = Rc::new(Hub::default());
-    spawn_local(hear_store(endpoint.clone(), lanes.clone()));
-    spawn_local(accept(
-        listener,
-        endpoint.clone(),
-        lanes.clone(),
-        hub.clone(),
-    ));
-
     let drift_ppm = i64::try_from(ring.dice.process.borrow_mut().below(400)).unwrap_or(0) - 200;
     let offset_ms = ring.dice.process.borrow_mut().below(1 << 40);
     let clock = Clock::new(ring.at(), offset_ms, drift_ppm, 0);
@@ -149,6 +140,14 @@ pub(super) async fn live(ring: Rc<Ring>, replica: usize) {
         place.lanes = Some(lanes.clone());
         (place.node.clone(), place.life)
     };
+    let hub = Rc::new(Hub::new(life));
+    spawn_local(hear_store(endpoint.clone(), life, lanes.clone()));
+    spawn_local(accept(
+        listener,
+        endpoint.clone(),
+        lanes.clone(),
+        hub.clone(),
+    ));
     let owner = Owner {
         node,
         boot,
@@ -160,9 +159,9 @@ pub(super) async fn live(ring: Rc<Ring>, replica: usize) {
     driver.run(urgent_out, said_out).await;
 }
 
-async fn hear_store(endpoint: Endpoint, lanes: Lanes) {
-    let mut buffer = vec![0; LONGEST];
-    while let Ok(((id, outcome), _)) = datagram(&endpoint, OUTCOME, &mut buffer).await {
+async fn hear_store(endpoint: Endpoint, life: u32, lanes: Lanes) {
+    let (tag, mut buffer) = (outcome_tag(life), vec![0; LONGEST]);
+    while let Ok(((id, outcome), _)) = datagram(&endpoint, tag, &mut buffer).await {
         let input = Input::Stored { id, outcome };
         let _ = lanes.urgent.send(Urgent::Input(input));
     }

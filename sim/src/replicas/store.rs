@@ -2,6 +2,7 @@
 //! A verb may land and its reply be lost, or land long after it was asked.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use madsim::time::sleep;
 
 use super::plan::Who;
 use super::ring::Ring;
-use super::wire::{LOG_READ, LONGEST, LogRead, OUTCOME, VERB, address, datagram, packed};
+use super::wire::{AskedVerb, LOG_READ, LONGEST, LogRead, VERB, address, datagram, packed};
 use crate::clock::store_time;
 use crate::fact::{Fact, Waiting};
 
@@ -42,12 +43,13 @@ pub(super) async fn live(ring: Rc<Ring>) {
     let endpoint = Endpoint::bind(own).await.expect("a node's port is free");
     spawn_local(serve_logs(ring.clone(), endpoint.clone()));
     let mut buffer = vec![0; LONGEST];
-    while let Ok(((id, verb), from)) = datagram(&endpoint, VERB, &mut buffer).await {
+    while let Ok((asked, from)) = datagram(&endpoint, VERB, &mut buffer).await {
+        let AskedVerb { tag, id, verb } = asked;
         let (ring, endpoint) = (ring.clone(), endpoint.clone());
         spawn_local(async move {
             let outcome = carry_out(&ring, id, verb).await;
             // Whoever has asked may be gone.
-            let _ = endpoint.send_to(from, OUTCOME, &packed(&outcome)).await;
+            let _ = endpoint.send_to(from, tag, &packed(&outcome)).await;
         });
     }
 }
@@ -131,12 +133,12 @@ impl Ring {
         let Some(row) = row.filter(|row| row.state != TurnState::Ended) else {
             return;
         };
-        if !disk.open.contains_key(&turn) {
+        if let Entry::Vacant(unknown) = disk.open.entry(turn) {
             self.tell(&Fact::Moved {
                 before: None,
                 after: row,
             });
-            disk.open.insert(turn, row.clone());
+            unknown.insert(row.clone());
         }
     }
 

@@ -6,8 +6,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use dispatch_core::event::AgentEvent;
-use dispatch_core::ids::{ConversationId, ProviderId, Seq, TurnId};
+use dispatch_core::ids::{ConversationId, EffectId, ProviderId, Seq, TurnId};
 use dispatch_core::io::{Answer, Command, FailKind};
+use dispatch_core::store::Verb;
 use madsim::net::{Endpoint, TcpStream};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -15,14 +16,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::plan::Who;
 
-/// Datagrams with these tags: `(EffectId, Verb)` to the store, and
-/// `(EffectId, Outcome)` from it.
+/// Datagrams with these tags go to the store. Answers have the tag that was
+/// asked for: one of the asker's life, because what was meant for an earlier
+/// process at the same address must not be taken for an answer.
 pub(super) const VERB: u64 = 1;
-pub(super) const OUTCOME: u64 = 2;
-/// `LogRead` to the store; the answer, a `Vec<AgentEvent>`, has the tag that
-/// the read names, this one or above.
-pub(super) const LOG_READ: u64 = 3;
-pub(super) const FIRST_LOG: u64 = 10;
+pub(super) const LOG_READ: u64 = 2;
 
 /// Room for any datagram: a turn's whole transcript is the longest.
 pub(super) const LONGEST: usize = 1 << 20;
@@ -38,7 +36,21 @@ pub(super) fn address(who: Who) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, host)), port)
 }
 
-/// A read of a conversation's log.
+/// The tag of outcomes for a replica's process; those above it are for its
+/// reads of logs.
+pub(super) fn outcome_tag(life: u32) -> u64 {
+    (1 << 63) | (u64::from(life) << 32)
+}
+
+/// A verb; answered by an `(EffectId, Outcome)`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct AskedVerb {
+    pub(super) tag: u64,
+    pub(super) id: EffectId,
+    pub(super) verb: Verb,
+}
+
+/// A read of a conversation's log; answered by a `Vec<AgentEvent>`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct LogRead {
     pub(super) tag: u64,
