@@ -12,6 +12,8 @@ pub mod network;
 pub mod oracle;
 pub mod planted;
 pub mod recipe;
+#[cfg(madsim)]
+pub mod replicas;
 pub mod run;
 pub mod script;
 pub mod shrink;
