@@ -7,6 +7,7 @@
 //! outside. [`run::run`] runs one seed, [`sweep::sweep`] many.
 
 pub mod fact;
+pub mod fuzz;
 pub mod oracle;
 pub mod planted;
 pub mod run;
