@@ -66,6 +66,24 @@ fn v6_p2_chat_completions_decode_the_same_in_any_chunks() {
 }
 
 #[test]
+fn v6_t4_refusals_are_judged_by_the_rules() {
+    replays_its_corpus("classify");
+    holds_for_drawn_inputs("classify", 20_000, 512);
+}
+
+#[test]
+fn v6_t12_whatever_a_history_holds_a_strict_provider_accepts_the_request() {
+    replays_its_corpus("request");
+    holds_for_drawn_inputs("request", 20_000, 1_024);
+}
+
+#[test]
+fn v6_o3_a_journal_is_read_again_and_damage_is_noticed() {
+    replays_its_corpus("journal");
+    holds_for_drawn_inputs("journal", 10_000, 2_048);
+}
+
+#[test]
 fn v6_every_corpus_has_a_target_and_stays_small() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
     let mut bytes = 0;

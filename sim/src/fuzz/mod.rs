@@ -7,6 +7,10 @@
 //! transcript can be put into the corpus by hand.
 
 pub mod chat;
+pub mod classify;
+mod draw;
+pub mod journal;
+pub mod request;
 pub mod sse;
 
 use arbitrary::Unstructured;
@@ -16,7 +20,13 @@ use arbitrary::Unstructured;
 pub type Target = fn(&mut Unstructured<'_>) -> arbitrary::Result<()>;
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: &[(&str, Target)] = &[("chat", chat::target), ("sse", sse::target)];
+pub const TARGETS: &[(&str, Target)] = &[
+    ("chat", chat::target),
+    ("classify", classify::target),
+    ("journal", journal::target),
+    ("request", request::target),
+    ("sse", sse::target),
+];
 
 /// The ways in which a stream is cut into chunks besides not at all.
 #[derive(Clone, Copy, Debug)]
