@@ -84,6 +84,12 @@ fn v6_o3_a_journal_is_read_again_and_damage_is_noticed() {
 }
 
 #[test]
+fn v6_the_dispatcher_keeps_its_invariants_and_comes_to_rest_after_any_storm() {
+    replays_its_corpus("dispatcher");
+    holds_for_drawn_inputs("dispatcher", 2_000, 1_024);
+}
+
+#[test]
 fn v6_every_corpus_has_a_target_and_stays_small() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
     let mut bytes = 0;

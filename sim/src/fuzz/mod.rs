@@ -8,6 +8,7 @@
 
 pub mod chat;
 pub mod classify;
+pub mod dispatcher;
 mod draw;
 pub mod journal;
 pub mod request;
@@ -23,6 +24,7 @@ pub type Target = fn(&mut Unstructured<'_>) -> arbitrary::Result<()>;
 pub const TARGETS: &[(&str, Target)] = &[
     ("chat", chat::target),
     ("classify", classify::target),
+    ("dispatcher", dispatcher::target),
     ("journal", journal::target),
     ("request", request::target),
     ("sse", sse::target),

@@ -1,0 +1,90 @@
+//! Replies of a store that lies: those of other verbs and other times, and
+//! short ones that mean something to every verb.
+
+use arbitrary::{Result, Unstructured};
+use dispatch_core::ids::Epoch;
+use dispatch_core::store::{
+    AbortRequest, CallRow, CallState, Fence, Granted, Loaded, Rejection, Reply,
+};
+use dispatch_core::time::Timestamp;
+
+use super::pick;
+use super::world::World;
+use crate::fuzz::draw;
+
+pub(super) fn lie(world: &World, u: &mut Unstructured<'_>) -> Result<Reply> {
+    let turn = world.known_turn(draw::turn(u)?);
+    let epoch = Epoch(u64::from(u.int_in_range(0..=9u8)?));
+    let fence = Fence { turn, epoch };
+    Ok(match u.int_in_range(0..=15)? {
+        0..=3 => match world.replies.get(pick(u, world.replies.len())?) {
+            Some((_, reply)) => reply.clone(),
+            None => Reply::Fenced,
+        },
+        4 => Reply::Fenced,
+        5 => Reply::Conflict,
+        6 => Reply::NotFound,
+        7 => Reply::Landed { events: Vec::new() },
+        8 => Reply::Granted(vec![Granted {
+            turn,
+            conversation: draw::conversation(u)?,
+            epoch,
+        }]),
+        9 => Reply::Renewed(draw::several(u, 2, |_| Ok(fence))?),
+        10 => Reply::Requests {
+            aborts: vec![(
+                turn,
+                AbortRequest {
+                    by: draw::text(u)?,
+                    reason: None,
+                    at: Timestamp(0),
+                },
+            )],
+            lost: draw::several(u, 1, |_| Ok(fence))?,
+        },
+        11 => Reply::Swept(None),
+        12 => Reply::Ended {
+            events: draw::several(u, 2, draw::event)?,
+            terminal: Box::new(draw::event(u)?),
+        },
+        13 => Reply::Rejected(Rejection::TooManyOpenTurns(0)),
+        14 => Reply::Booted {
+            events: draw::several(u, 2, draw::event)?,
+            taken_over: 1,
+            orphaned: vec![draw::provider(u)?],
+        },
+        _ => match world.model.turns.get(&turn) {
+            None => Reply::AbortRequested {
+                turn,
+                conversation: draw::conversation(u)?,
+            },
+            Some(row) => Reply::Loaded(Box::new(Loaded {
+                turn: row.clone(),
+                items: draw::several(u, 6, draw::item)?,
+                calls: calls(u, fence)?,
+                cwd: draw::maybe(u, draw::text)?,
+                now: world.model.now,
+            })),
+        },
+    })
+}
+
+fn calls(u: &mut Unstructured<'_>, fence: Fence) -> Result<Vec<CallRow>> {
+    let mut places = 0..;
+    draw::several(u, 3, |u| {
+        let call = draw::tool_call(u)?;
+        Ok(CallRow {
+            turn: fence.turn,
+            step: 0,
+            n: places.next().unwrap_or(0),
+            call_id: call.call_id,
+            name: call.name,
+            input: call.input,
+            state: *u.choose(&[
+                CallState::Asked,
+                CallState::Started(fence.epoch),
+                CallState::Finished,
+            ])?,
+        })
+    })
+}
