@@ -178,7 +178,9 @@ impl Stretch {
         self.verb = None;
         let phase = core::mem::replace(&mut self.phase, Phase::Loading);
         match (phase, reply) {
-            (_, Reply::Fenced) => {
+            (phase, Reply::Fenced) => {
+                // What still runs is seen to when the stretch is forgotten.
+                self.phase = phase;
                 // Either someone else owns the turn, or this very verb landed
                 // unheard and let it go: both ways it is not ours any more.
                 ctx.kit.emit(Effect::Wake {
@@ -196,11 +198,13 @@ impl Stretch {
                 self.phase = Phase::Tools(tools);
                 self.tools_written(ctx)
             }
-            (_, Reply::Ended { events, .. }) => {
+            (phase, Reply::Ended { events, .. }) => {
+                self.phase = phase;
                 self.show(ctx, events);
                 Moved::Over
             }
-            (_, other) => {
+            (phase, other) => {
+                self.phase = phase;
                 let message = alloc::format!("turn {}: the store answered {other:?}", self.turn);
                 ctx.kit.trace("unexpected-reply", message);
                 Moved::Over
