@@ -2,9 +2,10 @@
 //! short ones that mean something to every verb.
 
 use arbitrary::{Result, Unstructured};
-use dispatch_core::ids::Epoch;
+use dispatch_core::admission::{AdmissionView, Gate, Head, WaiterKey};
+use dispatch_core::ids::{Epoch, TurnId};
 use dispatch_core::store::{
-    AbortRequest, CallRow, CallState, Fence, Granted, Loaded, Rejection, Reply,
+    AbortRequest, CallRow, CallState, Fence, Granted, Loaded, Rejection, Reply, TurnRow,
 };
 use dispatch_core::time::Timestamp;
 
@@ -47,7 +48,10 @@ pub(super) fn lie(world: &World, u: &mut Unstructured<'_>) -> Result<Reply> {
             events: draw::several(u, 2, draw::event)?,
             terminal: Box::new(draw::event(u)?),
         },
-        13 => Reply::Rejected(Rejection::TooManyOpenTurns(0)),
+        13 => match u.arbitrary()? {
+            true => Reply::Rejected(Rejection::TooManyOpenTurns(0)),
+            false => Reply::View(view(u, turn, epoch)?),
+        },
         14 => Reply::Booted {
             events: draw::several(u, 2, draw::event)?,
             taken_over: 1,
@@ -59,13 +63,54 @@ pub(super) fn lie(world: &World, u: &mut Unstructured<'_>) -> Result<Reply> {
                 conversation: draw::conversation(u)?,
             },
             Some(row) => Reply::Loaded(Box::new(Loaded {
-                turn: row.clone(),
+                turn: damaged(u, row.clone())?,
                 items: draw::several(u, 6, draw::item)?,
                 calls: calls(u, fence)?,
                 cwd: draw::maybe(u, draw::text)?,
                 now: world.model.now,
             })),
         },
+    })
+}
+
+/// A row whose numbers are whatever a damaged disk makes of them.
+fn damaged(u: &mut Unstructured<'_>, mut row: TurnRow) -> Result<TurnRow> {
+    if u.arbitrary()? {
+        row.step = u.arbitrary()?;
+        row.items = u.arbitrary()?;
+        row.resumes = u.arbitrary()?;
+        row.restarts.empty = u.arbitrary()?;
+        row.restarts.cut = u.arbitrary()?;
+        row.retry.attempt = u.arbitrary()?;
+        row.retry.sum_ms = u.arbitrary()?;
+        row.retry.first_failure_at = draw::maybe(u, |u| Ok(Timestamp(u.arbitrary()?)))?;
+        row.timing.model_ms = u.arbitrary()?;
+        row.timing.tool_ms = u.arbitrary()?;
+    }
+    Ok(row)
+}
+
+fn view(u: &mut Unstructured<'_>, turn: TurnId, epoch: Epoch) -> Result<AdmissionView> {
+    let head = |u: &mut Unstructured<'_>| {
+        let key = WaiterKey {
+            unstarred: u.arbitrary()?,
+            started_at: Timestamp(u.arbitrary()?),
+            seq: u.arbitrary()?,
+        };
+        Ok(Head { turn, key, epoch })
+    };
+    Ok(AdmissionView {
+        version: u.arbitrary()?,
+        now: Timestamp(u.arbitrary()?),
+        limit: u.arbitrary()?,
+        streaming: u.arbitrary()?,
+        cooling: draw::several(u, 2, |u| Ok(Timestamp(u.arbitrary()?)))?,
+        cooldown_ms: u.arbitrary()?,
+        gate: Gate::Open,
+        fair: u.arbitrary()?,
+        starred: draw::several(u, 2, head)?,
+        unstarred: draw::several(u, 2, head)?,
+        next_due: draw::maybe(u, |u| Ok(Timestamp(u.arbitrary()?)))?,
     })
 }
 

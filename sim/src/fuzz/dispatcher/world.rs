@@ -9,7 +9,7 @@ use dispatch_core::event::AgentEvent;
 use dispatch_core::ids::{CommandId, EffectId, Owner, TurnId};
 use dispatch_core::io::{Answer, Command, Effect, Found, Input, ToolEnd};
 use dispatch_core::liveness::OnCrash;
-use dispatch_core::store::{Model, ProviderSettings, Reply, StoreFault, TurnState, Verb};
+use dispatch_core::store::{Model, ProviderSettings, Reply, StoreFault, TurnRow, TurnState, Verb};
 use dispatch_core::time::{Instant, Now, Timestamp};
 use dispatch_core::wire::validate::validate_transcript;
 
@@ -276,9 +276,8 @@ impl World {
                 .providers
                 .get(&plan.provider)
                 .map_or(0, |row| row.limit);
-            let holds = |row: &&dispatch_core::store::TurnRow| {
-                row.state == TurnState::Streaming && row.provider == plan.provider
-            };
+            let holds =
+                |row: &&TurnRow| row.state == TurnState::Streaming && row.provider == plan.provider;
             let streaming = self.model.turns.values().filter(holds).count();
             assert!(
                 streaming <= limit as usize,
@@ -426,7 +425,7 @@ impl World {
                 return;
             }
             if !self.answer_something() {
-                self.tick_when_due();
+                self.wait();
             }
         }
         let open = &self.model.markers;
@@ -434,6 +433,23 @@ impl World {
             "{what} does not come to rest: {open:?} open, {:?}",
             self.core.poll_timeout()
         );
+    }
+
+    /// To the next timer; while nothing is owned, at once to a minute before
+    /// something can be: hours of looking at a line that cannot move are long.
+    fn wait(&mut self) {
+        let of_turn = |row: &TurnRow| match row.state {
+            TurnState::Parked => Some(row.due_at),
+            TurnState::Streaming | TurnState::Tools => Some(row.lease_until),
+            TurnState::Blocked | TurnState::Ended => None,
+        };
+        let due = self.model.turns.values().filter_map(of_turn).min();
+        let far_ms = due.map_or(0, |due| due.since_ms(self.model.now).saturating_sub(60_000));
+        if far_ms > 0 && self.core.owned_turns().next().is_none() {
+            self.tick_after(far_ms);
+        } else {
+            self.tick_when_due();
+        }
     }
 
     fn answer_something(&mut self) -> bool {
