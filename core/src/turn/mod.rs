@@ -251,12 +251,12 @@ impl Stretch {
                 reason: abort.reason,
             });
         }
-        let owned_ms = row.timing.model_ms + row.timing.tool_ms;
+        let owned_ms = row.timing.model_ms.saturating_add(row.timing.tool_ms);
         let left_ms = ctx.config.hard_limit_ms.saturating_sub(owned_ms);
         ctx.kit
             .timers
             .arm(Wake::HardLimitDue(self.turn), ctx.now.mono + left_ms);
-        let last_step = ctx.config.step_limit > 0 && row.step + 1 >= ctx.config.step_limit;
+        let last_step = ctx.config.step_limit > 0 && row.step >= ctx.config.step_limit - 1;
         let world = World {
             provider: row.provider,
             step: row.step,
