@@ -132,7 +132,7 @@ pub fn plan_grants(view: &AdmissionView) -> Plan {
         }
         let head = match (starred.peek().is_some(), unstarred.peek().is_some()) {
             (true, true) => {
-                fair = (fair + 1) % FAIR_SHARE;
+                fair = (fair % FAIR_SHARE + 1) % FAIR_SHARE;
                 if fair == 0 {
                     unstarred.next()
                 } else {

@@ -283,14 +283,15 @@ fn is_false(value: &&bool) -> bool {
 }
 
 /// Tool arguments are JSON text inside the core and JSON on the wire; what the
-/// model wrote malformed is shown as the string that it is.
+/// model wrote malformed is shown as the string that it is, and so is text that
+/// is a JSON string already: shown raw, nobody could tell the two apart.
 mod raw_json {
     use super::*;
     use serde_json::value::RawValue;
 
     pub(super) fn serialize<S: Serializer>(text: &&String, to: S) -> Result<S::Ok, S::Error> {
         match RawValue::from_string(on_one_line(text)) {
-            Ok(raw) if is_readable(text) => raw.serialize(to),
+            Ok(raw) if !raw.get().starts_with('"') && is_readable(text) => raw.serialize(to),
             Ok(_) | Err(_) => text.serialize(to),
         }
     }
@@ -535,6 +536,19 @@ mod tests {
     fn arguments_that_a_reader_would_refuse_are_shown_as_a_string() {
         let deep = "[".repeat(126) + &"]".repeat(126);
         for input in ["{\"a\":\"\\ud83d\"}", "{\"a\":1e999}", deep.as_str()] {
+            let call = event(EventBody::ToolCall {
+                step: 0,
+                call_id: "a".into(),
+                name: "bash".into(),
+                input: input.into(),
+            });
+            assert_eq!(AgentEvent::from_json(&call.to_json()).unwrap(), call);
+        }
+    }
+
+    #[test]
+    fn arguments_that_are_a_json_string_are_not_taken_for_what_it_holds() {
+        for input in ["\"10\"", " \"{}\"", "\"\\\"x\\\"\"", "\"\""] {
             let call = event(EventBody::ToolCall {
                 step: 0,
                 call_id: "a".into(),

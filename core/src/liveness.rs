@@ -61,7 +61,7 @@ pub fn decide(turn: &TurnRow, policy: &SweepPolicy) -> SweepAction {
         OnCrash::Resume if policy.counts && turn.resumes >= policy.resume_limit => lost(
             alloc::format!(
                 "the server died {} times while it ran the same step; look at its log before sending the message again",
-                turn.resumes + 1
+                turn.resumes.saturating_add(1)
             ),
             "resume-limit",
         ),

@@ -18,9 +18,16 @@ pub fn delay_for(terms: &RetryTerms, attempt: u32) -> Option<u64> {
     let last_ms = *terms.schedule_ms.last()?;
     let listed = terms.schedule_ms.len();
     let attempt = usize::try_from(attempt).ok()?;
-    let within: u64 = terms.schedule_ms.iter().take(attempt + 1).sum();
-    let beyond = u64::try_from((attempt + 1).saturating_sub(listed)).ok()?;
-    let sum_ms = within.saturating_add(beyond.saturating_mul(last_ms));
+    let waits = attempt.checked_add(1)?;
+    let beyond = u64::try_from(waits.saturating_sub(listed)).ok()?;
+    // What overflows is beyond any budget.
+    let sum_ms = terms
+        .schedule_ms
+        .iter()
+        .take(waits)
+        .try_fold(beyond.checked_mul(last_ms)?, |sum_ms, delay_ms| {
+            sum_ms.checked_add(*delay_ms)
+        })?;
     let delay_ms = terms.schedule_ms.get(attempt).copied().unwrap_or(last_ms);
     let counted_ms = match crate::planted!("D07") {
         true => sum_ms - delay_ms,
@@ -294,19 +301,15 @@ fn is_passing(word: &str) -> bool {
     .any(|passing| word.contains(passing))
 }
 
-/// Reads both headers; the finer one wins (T4).
+/// Reads both headers; the finer one wins, unless only the other one can be
+/// obeyed (T4).
 fn retry_after(ms: Option<&str>, plain: Option<&str>) -> RetryAfter {
     let least_ms = u64::from(!crate::planted!("D08"));
-    let of_ms = ms.map(|text| (text, decimal_ms(text, 1)));
-    let of_plain = plain.map(|text| (text, decimal_ms(text, 1_000)));
-    for (text, parsed) in [of_ms, of_plain].into_iter().flatten() {
-        match parsed {
-            Some(wait_ms) if (least_ms..=ABSURD_MS).contains(&wait_ms) => {
-                return RetryAfter::In(wait_ms);
-            }
-            Some(_) => return RetryAfter::Ignored(bounded_to(text, 40)),
-            None => {}
-        }
+    let of_ms = ms.and_then(|text| decimal_ms(text, 1));
+    let of_plain = plain.and_then(|text| decimal_ms(text, 1_000));
+    let usable = |wait_ms: &u64| (least_ms..=ABSURD_MS).contains(wait_ms);
+    if let Some(wait_ms) = [of_ms, of_plain].into_iter().flatten().find(usable) {
+        return RetryAfter::In(wait_ms);
     }
     match plain.or(ms) {
         None => RetryAfter::Absent,
@@ -445,6 +448,29 @@ mod tests {
             b"",
         );
         assert_eq!(refusal.retry_after, RetryAfter::In(9_000));
+    }
+
+    #[test]
+    fn t4_a_retry_after_ms_that_is_ignored_does_not_hide_the_seconds() {
+        for ignored in ["0", "-1", "soon", "99999999999999"] {
+            let refusal = classify(
+                429,
+                &headers(&[("retry-after-ms", ignored), ("retry-after", "60")]),
+                b"",
+            );
+            assert_eq!(refusal.retry_after, RetryAfter::In(60_000), "{ignored}");
+        }
+    }
+
+    #[test]
+    fn t3_a_schedule_that_no_number_holds_is_beyond_every_budget() {
+        let terms = RetryTerms {
+            schedule_ms: Vec::from([u64::MAX, 1]),
+            budget_ms: u64::MAX,
+        };
+        assert_eq!(delay_for(&terms, 0), Some(u64::MAX));
+        assert_eq!(delay_for(&terms, 1), None);
+        assert_eq!(delay_for(&terms, u32::MAX), None);
     }
 
     #[test]

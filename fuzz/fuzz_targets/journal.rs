@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| dispatch_fuzz::journal(data));
+dispatch_fuzz::fuzz!(dispatch_sim::fuzz::journal::target);

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| dispatch_fuzz::sse(data));
+dispatch_fuzz::fuzz!(dispatch_sim::fuzz::sse::target);

@@ -9,6 +9,7 @@
 pub mod fact;
 #[cfg(feature = "network")]
 pub mod network;
+pub mod fuzz;
 pub mod oracle;
 pub mod planted;
 pub mod recipe;

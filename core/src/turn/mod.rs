@@ -185,7 +185,9 @@ impl Stretch {
         self.verb = None;
         let phase = core::mem::replace(&mut self.phase, Phase::Loading);
         match (phase, reply) {
-            (_, Reply::Fenced) => {
+            (phase, Reply::Fenced) => {
+                // What still runs is seen to when the stretch is forgotten.
+                self.phase = phase;
                 // Either someone else owns the turn, or this very verb landed
                 // unheard and let it go: both ways it is not ours any more.
                 ctx.kit.emit(Effect::Wake {
@@ -203,11 +205,13 @@ impl Stretch {
                 self.phase = Phase::Tools(tools);
                 self.tools_written(ctx)
             }
-            (_, Reply::Ended { events, .. }) => {
+            (phase, Reply::Ended { events, .. }) => {
+                self.phase = phase;
                 self.show(ctx, events);
                 Moved::Over
             }
-            (_, other) => {
+            (phase, other) => {
+                self.phase = phase;
                 let message = alloc::format!("turn {}: the store answered {other:?}", self.turn);
                 ctx.kit.trace("unexpected-reply", message);
                 Moved::Over
@@ -254,12 +258,12 @@ impl Stretch {
                 reason: abort.reason,
             });
         }
-        let owned_ms = row.timing.model_ms + row.timing.tool_ms;
+        let owned_ms = row.timing.model_ms.saturating_add(row.timing.tool_ms);
         let left_ms = ctx.config.hard_limit_ms.saturating_sub(owned_ms);
         ctx.kit
             .timers
             .arm(Wake::HardLimitDue(self.turn), ctx.now.mono + left_ms);
-        let last_step = ctx.config.step_limit > 0 && row.step + 1 >= ctx.config.step_limit;
+        let last_step = ctx.config.step_limit > 0 && row.step >= ctx.config.step_limit - 1;
         let world = World {
             provider: row.provider,
             step: row.step,

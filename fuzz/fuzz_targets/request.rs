@@ -1,0 +1,3 @@
+#![no_main]
+
+dispatch_fuzz::fuzz!(dispatch_sim::fuzz::request::target);
