@@ -12,6 +12,7 @@ pub mod planted;
 pub mod run;
 pub mod script;
 pub mod sweep;
+pub mod timeline;
 
 mod clock;
 mod record;

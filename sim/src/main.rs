@@ -8,6 +8,7 @@ use std::time::Instant;
 use clap::{Parser, Subcommand};
 use dispatch_sim::run::{Outcome, Violation, run, run_twice, trace};
 use dispatch_sim::sweep::{Swept, sweep};
+use dispatch_sim::timeline::Show;
 
 /// A promise was found broken, or a planted bug was not caught by its oracle.
 const BROKEN: u8 = 10;
@@ -52,6 +53,8 @@ enum What {
         #[arg(long)]
         trace: bool,
     },
+    /// Write a run, or a production journal, as one HTML page.
+    Show(Show),
     /// Look for planted bugs; needs a build with `--config build.rustflags`
     /// that sets `--cfg planted`.
     Planted {
@@ -84,6 +87,7 @@ fn obey(command: What) -> anyhow::Result<ExitCode> {
             tell(&swept, from, json)
         }
         What::Run { seed, trace } => run_seed(seed, trace),
+        What::Show(show) => show.obey().map(|()| ExitCode::SUCCESS),
         What::Planted { id } => planted(id.as_deref()),
     }
 }

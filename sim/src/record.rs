@@ -7,6 +7,7 @@ use serde::Serialize;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::clock::Us;
+use crate::timeline::Watch;
 
 /// Takes the lines of a trace.
 pub type Sink<'s> = Box<dyn FnMut(&str) + 's>;
@@ -17,6 +18,7 @@ pub(crate) struct Recorder<'s> {
     scratch: Vec<u8>,
     pub(crate) steps: Option<Vec<u64>>,
     sink: Option<Sink<'s>>,
+    pub(crate) watch: Option<Box<dyn Watch + 's>>,
 }
 
 impl<'s> Recorder<'s> {
@@ -26,6 +28,7 @@ impl<'s> Recorder<'s> {
             scratch: Vec::new(),
             steps: keeps_steps.then(Vec::new),
             sink,
+            watch: None,
         }
     }
 
@@ -38,6 +41,7 @@ impl<'s> Recorder<'s> {
     pub(crate) fn effect(&mut self, at: Us, replica: usize, effect: &Effect) {
         self.take(effect);
         self.line(at, || format!("r{replica} -> {}", shown_effect(effect)));
+        self.watched(|watch| watch.effect(at, replica, effect));
     }
 
     pub(crate) fn end_step(&mut self) {
@@ -49,6 +53,13 @@ impl<'s> Recorder<'s> {
     /// Of everything so far.
     pub(crate) fn digest(&self) -> u64 {
         self.digest.digest()
+    }
+
+    /// Tells who looks on; costs nothing without one.
+    pub(crate) fn watched(&mut self, tell: impl FnOnce(&mut dyn Watch)) {
+        if let Some(watch) = &mut self.watch {
+            tell(watch.as_mut());
+        }
     }
 
     /// A line of the trace; costs nothing without one.

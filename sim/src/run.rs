@@ -6,6 +6,7 @@ use crate::clock::Us;
 pub use crate::record::Sink;
 
 use crate::record::shown_time;
+use crate::timeline::Watch;
 use crate::world::World;
 
 /// What was found to be broken.
@@ -99,6 +100,13 @@ pub fn run(seed: u64) -> Outcome {
 /// Runs one seed and hands every event to `sink`, a line each.
 pub fn trace(seed: u64, sink: Sink<'_>) -> Outcome {
     outcome(World::new(seed, false, Some(sink))).0
+}
+
+/// Runs one seed while somebody looks on.
+pub(crate) fn watched(seed: u64, watch: Box<dyn Watch + '_>) -> Outcome {
+    let mut world = World::new(seed, false, None);
+    world.recorder.watch = Some(watch);
+    outcome(world).0
 }
 
 /// Runs one seed twice, the second time with Dispatchers that are again and

@@ -93,6 +93,18 @@ pub(crate) enum Chaos {
     WallJump { replica: usize, by_ms: i64 },
 }
 
+impl Chaos {
+    /// How long it goes on by itself; 0 for what is done at once.
+    pub(crate) fn lasts(&self) -> Us {
+        match self {
+            Chaos::Pause { during, .. }
+            | Chaos::Partition { during, .. }
+            | Chaos::Storm { during, .. } => *during,
+            Chaos::Kill { .. } | Chaos::Shutdown { .. } | Chaos::WallJump { .. } => 0,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StormKind {
     RateLimited,

@@ -233,6 +233,12 @@ impl<'s> World<'s> {
         self.violation.take()
     }
 
+    /// The store, for tests.
+    #[cfg(test)]
+    pub(crate) fn model(&self) -> &Model {
+        &self.model
+    }
+
     /// Simulated time so far.
     pub(crate) fn now_us(&self) -> Us {
         self.at
@@ -297,6 +303,7 @@ impl<'s> World<'s> {
     }
 
     fn tell(&mut self, fact: &Fact<'_>) {
+        self.recorder.watched(|watch| watch.fact(self.at, fact));
         let moment = self.moment();
         judge(
             &mut self.oracles,
@@ -318,6 +325,8 @@ impl<'s> World<'s> {
             for event in self.model.log_after(id, *known) {
                 self.recorder
                     .line(self.at, || format!("log {}", event.to_json()));
+                self.recorder
+                    .watched(|watch| watch.fact(self.at, &Fact::Logged(event)));
                 judge(
                     &mut self.oracles,
                     &mut self.violation,

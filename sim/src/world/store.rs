@@ -8,6 +8,7 @@ use super::{Event, World, judge};
 use crate::clock::Us;
 use crate::fact::{Fact, Waiting};
 use crate::scenario::SECOND;
+use crate::timeline::Note;
 
 /// A verb on its way.
 pub(crate) struct AtStore {
@@ -53,6 +54,8 @@ impl World<'_> {
             self.tell(&Fact::Trouble { replica });
             self.recorder
                 .line(self.at, || format!("store {}: {fate:?}", id.n));
+            self.recorder
+                .watched(|watch| watch.note(self.at, &Note::Fate(replica, id, &fate)));
         }
         let after = match fate {
             Fate::LateLanding => self.dice.store.range(25 * SECOND, 45 * SECOND),
@@ -110,6 +113,8 @@ impl World<'_> {
         if has_died && self.dice.store.chance(5_000) {
             return;
         }
+        self.recorder
+            .watched(|watch| watch.note(self.at, &Note::Landing(replica, life, id)));
         let outcome: Outcome = match fate {
             Fate::Fine | Fate::Twice | Fate::LateReply | Fate::LateLanding => Ok(self.land(&verb)),
             Fate::UnknownLanded => {
@@ -214,6 +219,7 @@ impl World<'_> {
                 before: Some(before),
                 after,
             };
+            self.recorder.watched(|watch| watch.fact(self.at, &fact));
             judge(
                 &mut self.oracles,
                 &mut self.violation,

@@ -1,0 +1,69 @@
+//! `dispatch-sim show`.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+
+use super::{Timeline, html, of_journal, of_seed};
+
+/// Write a run as one HTML page that needs nothing else.
+#[derive(Args, Debug)]
+#[group(id = "shown", required = true, multiple = false, args = ["seed", "journal"])]
+pub struct Show {
+    /// Run this seed and show it.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Show what `dispatch serve --journal` recorded: a file, or a directory of them.
+    #[arg(long, value_name = "PATH")]
+    journal: Option<PathBuf>,
+    /// Where to; seed-N.html or NAME.html here unless given.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+impl Show {
+    /// Draws, writes, and says where to.
+    ///
+    /// # Errors
+    /// When the journal cannot be read or the page cannot be written.
+    pub fn obey(&self) -> anyhow::Result<()> {
+        let (timeline, default) = match (self.seed, &self.journal) {
+            (Some(seed), _) => (of_seed(seed).0, format!("seed-{seed}.html")),
+            (None, Some(path)) => {
+                let name = path.file_stem().unwrap_or(path.as_os_str()).display();
+                (of_journal(path)?, format!("{name}.html"))
+            }
+            (None, None) => anyhow::bail!("nothing to show; give --seed N or --journal PATH"),
+        };
+        let out = self.out.clone().unwrap_or_else(|| default.into());
+        std::fs::write(&out, html(&timeline)).with_context(|| {
+            format!(
+                "cannot write {}; name another file with --out",
+                out.display()
+            )
+        })?;
+        println!("{}", told(&timeline, &out.display().to_string()));
+        Ok(())
+    }
+}
+
+fn told(timeline: &Timeline, out: &str) -> String {
+    let mut text = format!(
+        "{}: {} events, {:.1} minutes, in {out}",
+        timeline.title,
+        timeline.events(),
+        timeline.end_us as f64 / 6e7
+    );
+    for remark in &timeline.remarks {
+        text.push_str("\nnote: ");
+        text.push_str(remark);
+    }
+    if let Some(violation) = &timeline.violation {
+        text.push_str(&format!(
+            "\n{} violated\n  expected: {}\n  seen:     {}",
+            violation.oracle, violation.expected, violation.seen
+        ));
+    }
+    text
+}

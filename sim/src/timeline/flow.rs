@@ -1,0 +1,557 @@
+//! What replicas are told and what they want done.
+
+use dispatch_core::Wake;
+use dispatch_core::event::AgentEvent;
+use dispatch_core::ids::{EffectId, TurnId};
+use dispatch_core::io::{Answer, Effect, Input};
+use dispatch_core::store::{Outcome, Reply, Verb};
+
+use super::Builder;
+use super::builder::{Draft, Flight, Going, Place, Span};
+use super::model::{Field, Kind, LaneKind, SpanKind};
+use super::rows::{Step, turn_of};
+use super::strings::{DETAIL_CHARS, cut, debugged, lossy};
+use super::words;
+use crate::clock::Us;
+
+impl Builder {
+    /// A replica is about to be told something at this moment, in microseconds.
+    /// `wake` is why it wanted to be woken, if that is due.
+    pub fn input(&mut self, at: Us, replica: usize, input: &Input, wake: Option<&Wake>) {
+        let place = self.replica(replica);
+        self.landing = None;
+        let n = self.told(at, replica, &place, input, wake);
+        self.replicas[replica].input = Some(n);
+    }
+
+    fn told(
+        &mut self,
+        at: Us,
+        replica: usize,
+        place: &Place,
+        input: &Input,
+        wake: Option<&Wake>,
+    ) -> u64 {
+        match input {
+            Input::Tick => self.tick(at, place, wake),
+            Input::Command { id: _, command } => {
+                let from = self.clients();
+                self.add(Draft {
+                    from: Some(from),
+                    detail: debugged(command, DETAIL_CHARS),
+                    ..Draft::new(at, Kind::Client, place.lane, words::command(command))
+                })
+            }
+            Input::Stored { id, outcome } => self.stored(at, replica, place, *id, outcome),
+            Input::ProviderHead {
+                id,
+                status,
+                headers,
+            } => {
+                let draft = Draft {
+                    detail: debugged(headers, DETAIL_CHARS),
+                    ..self.back(at, replica, place, *id, Kind::Provider)
+                };
+                self.add(Draft {
+                    title: format!("head {status}"),
+                    ..draft
+                })
+            }
+            Input::ProviderBytes { id, bytes } => {
+                let draft = self.back(at, replica, place, *id, Kind::Provider);
+                self.add(Draft {
+                    title: format!("{} bytes", bytes.len()),
+                    detail: lossy(bytes, DETAIL_CHARS),
+                    quiet: Some(Kind::Stream),
+                    ..draft
+                })
+            }
+            Input::ProviderEnd { id } => {
+                let draft = self.back(at, replica, place, *id, Kind::Provider);
+                let n = self.add(Draft {
+                    title: "end of answer".to_owned(),
+                    ..draft
+                });
+                self.request_over(at, replica, place, *id, "ended");
+                n
+            }
+            Input::ProviderFailed { id, kind, message } => {
+                let draft = self.back(at, replica, place, *id, Kind::Fault);
+                let n = self.add(Draft {
+                    title: format!("no answer: {}", kind.cause()),
+                    detail: cut(message, DETAIL_CHARS),
+                    ..draft
+                });
+                self.request_over(at, replica, place, *id, kind.cause());
+                n
+            }
+            Input::ToolOutput { id, text, .. } => {
+                let draft = self.back(at, replica, place, *id, Kind::Tool);
+                self.add(Draft {
+                    title: "output".to_owned(),
+                    detail: cut(text, DETAIL_CHARS),
+                    quiet: Some(Kind::Stream),
+                    ..draft
+                })
+            }
+            Input::ToolDone { id, end } => {
+                let draft = self.back(at, replica, place, *id, Kind::Tool);
+                let result = if end.ok { "ended well" } else { "ended badly" };
+                let n = self.add(Draft {
+                    title: format!("command {result}"),
+                    detail: cut(&end.output, DETAIL_CHARS),
+                    ..draft
+                });
+                self.command_over(at, replica, place, *id, result);
+                n
+            }
+            Input::Reaped { id, found } => {
+                let draft = self.back(at, replica, place, *id, Kind::Tool);
+                let result = words::found(found);
+                let n = self.add(Draft {
+                    title: format!("earlier run: {result}"),
+                    detail: debugged(found, DETAIL_CHARS),
+                    ..draft
+                });
+                self.command_over(at, replica, place, *id, result);
+                n
+            }
+            Input::EffectPanicked { id, message } => {
+                let draft = self.back(at, replica, place, *id, Kind::Fault);
+                self.add(Draft {
+                    title: "an effect panicked".to_owned(),
+                    detail: cut(message, DETAIL_CHARS),
+                    ..draft
+                })
+            }
+            Input::Shutdown => {
+                let n = self.add(Draft::new(at, Kind::Life, place.lane, "shutdown"));
+                self.set(place.lane, Field::State, "draining");
+                n
+            }
+        }
+    }
+
+    /// A timer; that it looks at a line because a retry has become due is what
+    /// a reader wants to know.
+    fn tick(&mut self, at: Us, place: &Place, wake: Option<&Wake>) -> u64 {
+        let (name, turn) = match wake {
+            None => ("tick", None),
+            Some(wake) => (words::wake(wake), turn_of_wake(wake)),
+        };
+        let mut reason = name.to_owned();
+        let mut turn = turn.map(|turn| self.turn_lane(turn));
+        if let Some(Wake::LookDue(provider)) = wake {
+            let due: Vec<TurnId> = self
+                .due
+                .iter()
+                .filter(|(_, due)| **due <= at)
+                .map(|(turn, _)| *turn)
+                .collect();
+            let passed = due.into_iter().find_map(|id| {
+                let lane = self.turn_lane(id);
+                (self.value(lane, Field::Provider) == provider.as_str()).then_some((id, lane))
+            });
+            if let Some((id, lane)) = passed {
+                self.due.remove(&id);
+                reason = format!("retry-due {}", self.label(lane));
+                turn = Some(lane);
+            } else {
+                reason = format!("{name} {provider}");
+            }
+        } else if let Some(lane) = turn {
+            reason = format!("{name} {}", self.label(lane));
+        }
+        self.add(Draft {
+            wake: Some(reason.clone()),
+            turn,
+            quiet: Some(Kind::Poll),
+            detail: wake.map_or(String::new(), |wake| debugged(wake, DETAIL_CHARS)),
+            ..Draft::new(at, Kind::Timer, place.lane, reason)
+        })
+    }
+
+    fn stored(
+        &mut self,
+        at: Us,
+        replica: usize,
+        place: &Place,
+        id: EffectId,
+        outcome: &Outcome,
+    ) -> u64 {
+        let flight = self.flights.remove(&(replica, place.life, id));
+        let (verb, step) = match flight.as_ref().map(|flight| &flight.what) {
+            Some(Going::Verb(name, step)) => (*name, *step),
+            Some(Going::Stream | Going::Tool(_) | Going::Reap(_)) | None => ("late or repeated", Step::Stay),
+        };
+        let store = self.store();
+        let turn = flight.as_ref().and_then(|flight| flight.turn);
+        let turn = turn.map(|turn| self.turn_lane(turn));
+        let kind = if outcome.is_ok() {
+            Kind::Store
+        } else {
+            Kind::Fault
+        };
+        let n = self.add(Draft {
+            from: Some(store),
+            turn,
+            cause: flight.map(|flight| flight.event),
+            quiet: words::outcome_quiet(verb, outcome),
+            detail: debugged(outcome, DETAIL_CHARS),
+            ..Draft::new(
+                at,
+                kind,
+                place.lane,
+                format!("{verb}: {}", words::outcome(outcome)),
+            )
+        });
+        let Ok(reply) = outcome else { return n };
+        match (step, reply) {
+            (Step::Look(lane), Reply::View(view)) => {
+                self.set(lane, Field::Limit, view.limit.to_string());
+            }
+            (Step::Limit(lane, limit), Reply::Landed { .. }) => {
+                self.set(lane, Field::Limit, limit.to_string());
+            }
+            (_, _) => {}
+        }
+        if self.is_told {
+            return n;
+        }
+        self.conclude(at, place, step, reply);
+        self.log_of(at, n, reply);
+        n
+    }
+
+    /// The store's log grows by what an answer brings.
+    fn log_of(&mut self, at: Us, cause: u64, reply: &Reply) {
+        let events: &[AgentEvent] = match reply {
+            Reply::Booted { events, .. }
+            | Reply::Accepted(_, events)
+            | Reply::Landed { events }
+            | Reply::Ended { events, .. } => events,
+            Reply::Swept(Some(swept)) => &swept.events,
+            Reply::Rejected(_)
+            | Reply::View(_)
+            | Reply::Granted(_)
+            | Reply::Conflict
+            | Reply::Loaded(_)
+            | Reply::Fenced
+            | Reply::AbortRequested { .. }
+            | Reply::NotFound
+            | Reply::Renewed(_)
+            | Reply::Requests { .. }
+            | Reply::Swept(None)
+            | Reply::Workspace(_) => &[],
+        };
+        for event in events {
+            self.log(at, Some(cause), event);
+        }
+    }
+
+    /// A logged event.
+    pub(super) fn log(&mut self, at: Us, cause: Option<u64>, event: &AgentEvent) {
+        let (lane, store) = (self.turn_lane(event.turn), self.store());
+        self.add(Draft {
+            from: Some(store),
+            turn: Some(lane),
+            cause,
+            detail: cut(&event.to_json(), DETAIL_CHARS),
+            ..Draft::new(at, Kind::Log, lane, event.kind())
+        });
+        self.logged(event);
+    }
+
+    /// What comes back for an effect: an event on its turn's lane.
+    fn back(&mut self, at: Us, replica: usize, place: &Place, id: EffectId, kind: Kind) -> Draft {
+        let flight = self.flights.get(&(replica, place.life, id)).cloned();
+        let turn = flight.as_ref().and_then(|flight| flight.turn);
+        let turn = turn.map(|turn| self.turn_lane(turn));
+        Draft {
+            from: flight.as_ref().map(|flight| flight.lane),
+            turn,
+            cause: flight.map(|flight| flight.event),
+            ..Draft::new(at, kind, turn.unwrap_or(place.lane), "")
+        }
+    }
+
+    fn request_over(&mut self, at: Us, replica: usize, place: &Place, id: EffectId, how: &str) {
+        let Some(flight) = self.flights.remove(&(replica, place.life, id)) else {
+            return;
+        };
+        let of = (replica, place.life, id.n.to_string());
+        self.end(SpanKind::Request, |span| *span == of, at, how);
+        if !self.is_told {
+            self.count(flight.lane, Field::Running, -1);
+        }
+    }
+
+    fn command_over(&mut self, at: Us, replica: usize, place: &Place, id: EffectId, how: &str) {
+        let Some(flight) = self.flights.remove(&(replica, place.life, id)) else {
+            return;
+        };
+        let (Some(turn), Going::Tool(call) | Going::Reap(call)) = (flight.turn, flight.what) else {
+            return;
+        };
+        self.command_gone(at, turn, &call, how);
+    }
+
+    /// A command is dead; its end may be told more than once.
+    pub(super) fn command_gone(&mut self, at: Us, turn: TurnId, call: &str, how: &str) {
+        let name = format!("{turn}/{call}");
+        let lane = self.spans.iter().rev().find_map(|span| {
+            let is_it =
+                span.kind == SpanKind::Command && span.to.is_none() && span.of.2 == name;
+            is_it.then_some(span.lane)
+        });
+        if self.end(SpanKind::Command, |of| of.2 == name, at, how)
+            && let Some(lane) = lane
+        {
+            self.count(lane, Field::Running, -1);
+        }
+    }
+
+    /// A replica wants something done at this moment, in microseconds.
+    pub fn effect(&mut self, at: Us, replica: usize, effect: &Effect) {
+        let place = self.replica(replica);
+        match effect {
+            Effect::Store { id, verb } => self.ask(at, replica, &place, *id, verb),
+            Effect::OpenProvider {
+                id,
+                provider,
+                turn,
+                body,
+                connect_ms: _,
+            } => {
+                let lane = self.lane(LaneKind::Provider, provider.as_str());
+                let detail = lossy(body, DETAIL_CHARS);
+                let title = format!("request to {provider}");
+                let draft = Draft::new(at, Kind::Provider, lane, title);
+                self.go(replica, &place, *id, Some(*turn), Going::Stream, draft, detail);
+                self.request_begins(at, replica, &place, *id, lane, *turn);
+            }
+            Effect::CloseProvider { id, finished } => {
+                let title = if *finished { "read to the end" } else { "close" };
+                let draft = self.back(at, replica, &place, *id, Kind::Provider);
+                let lane = draft.from.unwrap_or(place.lane);
+                self.add(Draft {
+                    lane,
+                    from: draft.turn.or(Some(place.lane)),
+                    title: title.to_owned(),
+                    cause: place.input,
+                    ..draft
+                });
+                self.request_over(at, replica, &place, *id, "closed");
+            }
+            Effect::StartTool { id, start } => {
+                let lane = self.lane(LaneKind::Computer, &place.node);
+                let detail = cut(&start.input, DETAIL_CHARS);
+                let draft = Draft::new(at, Kind::Tool, lane, format!("start {}", start.name));
+                let going = Going::Tool(start.call_id.clone());
+                self.go(replica, &place, *id, Some(start.turn), going, draft, detail);
+                let turn = self.turn_lane(start.turn);
+                self.begin(Span {
+                    kind: SpanKind::Command,
+                    lane,
+                    turn: Some(turn),
+                    from: at,
+                    to: None,
+                    label: cut(&start.input, 60),
+                    result: String::new(),
+                    of: (replica, place.life, format!("{}/{}", start.turn, start.call_id)),
+                });
+                self.count(lane, Field::Running, 1);
+            }
+            Effect::KillTool { id } => {
+                let draft = self.back(at, replica, &place, *id, Kind::Tool);
+                let lane = draft.from.unwrap_or(place.lane);
+                self.add(Draft {
+                    lane,
+                    from: draft.turn.or(Some(place.lane)),
+                    title: "kill command".to_owned(),
+                    cause: place.input,
+                    ..draft
+                });
+            }
+            Effect::ReapTool {
+                id,
+                turn,
+                call_id,
+                epoch,
+            } => {
+                let lane = self.lane(LaneKind::Computer, &place.node);
+                let detail = format!("{call_id} of epoch {}", epoch.0);
+                let draft = Draft::new(at, Kind::Tool, lane, "look for an earlier run");
+                let going = Going::Reap(call_id.clone());
+                self.go(replica, &place, *id, Some(*turn), going, draft, detail);
+            }
+            Effect::Publish { event } => {
+                let (lane, turn) = (self.clients(), self.turn_lane(event.turn));
+                self.add(Draft {
+                    from: Some(turn),
+                    turn: Some(turn),
+                    cause: place.input,
+                    quiet: Some(Kind::Stream),
+                    detail: cut(&event.to_json(), DETAIL_CHARS),
+                    ..Draft::new(at, Kind::Client, lane, format!("show {}", event.kind()))
+                });
+            }
+            Effect::Wake { conversation } => {
+                let lane = self.clients();
+                self.add(Draft {
+                    from: Some(place.lane),
+                    cause: place.input,
+                    quiet: Some(Kind::Stream),
+                    ..Draft::new(at, Kind::Client, lane, format!("read {conversation} again"))
+                });
+            }
+            Effect::Answer { id: _, answer } => {
+                let lane = self.clients();
+                let turn = match answer {
+                    Answer::Accepted(receipt) => Some(receipt.turn),
+                    Answer::Ended(event) => Some(event.turn),
+                    Answer::AbortRequested { turn, .. } => Some(*turn),
+                    Answer::Rejected(_)
+                    | Answer::Invalid(_)
+                    | Answer::NotFound
+                    | Answer::Workspace(_)
+                    | Answer::Set
+                    | Answer::Unconfirmed
+                    | Answer::ShuttingDown => None,
+                };
+                let turn = turn.map(|turn| self.turn_lane(turn));
+                self.add(Draft {
+                    from: Some(place.lane),
+                    turn,
+                    cause: place.input,
+                    detail: debugged(answer, DETAIL_CHARS),
+                    ..Draft::new(
+                        at,
+                        Kind::Client,
+                        lane,
+                        format!("answer: {}", words::answer(answer)),
+                    )
+                });
+            }
+            Effect::Trace { code, message } => {
+                self.add(Draft {
+                    cause: place.input,
+                    detail: cut(message, DETAIL_CHARS),
+                    ..Draft::new(at, Kind::Life, place.lane, code.clone())
+                });
+            }
+            Effect::Ready { taken_over } => {
+                let title = format!("ready, {taken_over} taken over");
+                self.add(Draft {
+                    cause: place.input,
+                    ..Draft::new(at, Kind::Life, place.lane, title)
+                });
+            }
+            Effect::Drained => {
+                self.add(Draft {
+                    cause: place.input,
+                    ..Draft::new(at, Kind::Life, place.lane, "drained")
+                });
+            }
+        }
+    }
+
+    fn ask(&mut self, at: Us, replica: usize, place: &Place, id: EffectId, verb: &Verb) {
+        let store = self.store();
+        let draft = Draft {
+            quiet: words::verb_quiet(verb),
+            ..Draft::new(at, Kind::Store, store, verb.name())
+        };
+        let step = match verb {
+            Verb::AdmissionView { provider } => {
+                Step::Look(self.lane(LaneKind::Provider, provider.as_str()))
+            }
+            Verb::SetLimit { provider, limit } => {
+                Step::Limit(self.lane(LaneKind::Provider, provider.as_str()), *limit)
+            }
+            _ => Step::of(verb),
+        };
+        let going = Going::Verb(verb.name(), step);
+        let detail = debugged(verb, DETAIL_CHARS);
+        self.go(replica, place, id, turn_of(verb), going, draft, detail);
+        if let Verb::Boot(boot) = verb {
+            for settings in &boot.providers {
+                let lane = self.lane(LaneKind::Provider, settings.id.as_str());
+                if self.value(lane, Field::Limit).is_empty() {
+                    self.set(lane, Field::Limit, settings.limit.to_string());
+                }
+            }
+        }
+    }
+
+    /// Adds an effect's event and remembers what its completion will be about.
+    fn go(
+        &mut self,
+        replica: usize,
+        place: &Place,
+        id: EffectId,
+        turn: Option<TurnId>,
+        what: Going,
+        draft: Draft,
+        detail: String,
+    ) {
+        let lane = draft.lane;
+        let turn_lane = turn.map(|turn| self.turn_lane(turn));
+        let event = self.add(Draft {
+            from: Some(place.lane),
+            turn: turn_lane,
+            cause: place.input,
+            detail,
+            ..draft
+        });
+        let flight = Flight {
+            event,
+            turn,
+            lane,
+            what,
+        };
+        self.flights.insert((replica, place.life, id), flight);
+    }
+
+    fn request_begins(
+        &mut self,
+        at: Us,
+        replica: usize,
+        place: &Place,
+        id: EffectId,
+        lane: u32,
+        turn: TurnId,
+    ) {
+        let turn = self.turn_lane(turn);
+        self.begin(Span {
+            kind: SpanKind::Request,
+            lane,
+            turn: Some(turn),
+            from: at,
+            to: None,
+            label: format!("{} from {}", self.label(turn), place.node),
+            result: String::new(),
+            of: (replica, place.life, id.n.to_string()),
+        });
+        if !self.is_told {
+            self.count(lane, Field::Running, 1);
+        }
+    }
+}
+
+fn turn_of_wake(wake: &Wake) -> Option<TurnId> {
+    match wake {
+        Wake::StreamDue(turn)
+        | Wake::ToolDue(turn, _)
+        | Wake::FenceDue(turn)
+        | Wake::HardLimitDue(turn) => Some(*turn),
+        Wake::VerbDue(_)
+        | Wake::AskAgain(_)
+        | Wake::LookDue(_)
+        | Wake::RenewDue
+        | Wake::SweepDue
+        | Wake::RequestsDue
+        | Wake::CheckpointDue
+        | Wake::DrainDue => None,
+    }
+}
