@@ -9,10 +9,14 @@ use super::{Timeline, html, of_journal, of_seed};
 
 /// Write a run as one HTML page that needs nothing else.
 #[derive(Args, Debug)]
-#[group(id = "shown", required = true, multiple = false, args = ["seed", "journal"])]
 pub struct Show {
     /// Run this seed and show it.
-    #[arg(long, value_name = "N")]
+    #[arg(
+        long,
+        value_name = "N",
+        required_unless_present = "journal",
+        conflicts_with = "journal"
+    )]
     seed: Option<u64>,
     /// Show what `dispatch serve --journal` recorded: a file, or a directory of them.
     #[arg(long, value_name = "PATH")]
