@@ -249,6 +249,29 @@ impl Builder {
         self.lane(LaneKind::Turn, &turn.to_string())
     }
 
+    /// The lane of a turn that has been heard of.
+    pub(super) fn known_turn(&self, turn: TurnId) -> Option<u32> {
+        let key = (LaneKind::Turn, turn.to_string());
+        self.lane_of.get(&key).copied()
+    }
+
+    /// An event, and what caused it, turn out to be about a turn that was not
+    /// known by then.
+    pub(super) fn claim(&mut self, event: Option<u64>, lane: u32) {
+        let mut next = event;
+        for _ in 0..3 {
+            let Some(at) = next.and_then(|n| self.position(n)) else {
+                return;
+            };
+            let event = &mut self.events[at];
+            if event.turn.is_some() {
+                return;
+            }
+            event.turn = Some(lane);
+            next = event.cause;
+        }
+    }
+
     pub(super) fn clients(&mut self) -> u32 {
         self.lane(LaneKind::Clients, "clients")
     }

@@ -18,15 +18,14 @@ impl Builder {
         let lanes = self.lane_columns(&mut strings);
         let spans = self.span_columns(&mut strings, end_us);
         let base = std::mem::take(&mut self.base);
-        let base = base.into_iter().fold(
-            Deltas::default(),
-            |mut columns, ((lane, field), value)| {
-                columns.lane.push(lane);
-                columns.field.push(field as u8);
-                columns.value.push(strings.number(&value));
-                columns
-            },
-        );
+        let base =
+            base.into_iter()
+                .fold(Deltas::default(), |mut columns, ((lane, field), value)| {
+                    columns.lane.push(lane);
+                    columns.field.push(field as u8);
+                    columns.value.push(strings.number(&value));
+                    columns
+                });
         let (events, deltas) = self.event_columns(&mut strings);
         Timeline {
             title: self.title,

@@ -182,11 +182,13 @@ impl Builder {
         let flight = self.flights.remove(&(replica, place.life, id));
         let (verb, step) = match flight.as_ref().map(|flight| &flight.what) {
             Some(Going::Verb(name, step)) => (*name, *step),
-            Some(Going::Stream | Going::Tool(_) | Going::Reap(_)) | None => ("late or repeated", Step::Stay),
+            Some(Going::Stream | Going::Tool(_) | Going::Reap(_)) | None => {
+                ("late or repeated", Step::Stay)
+            }
         };
         let store = self.store();
         let turn = flight.as_ref().and_then(|flight| flight.turn);
-        let turn = turn.map(|turn| self.turn_lane(turn));
+        let turn = turn.and_then(|turn| self.known_turn(turn));
         let kind = if outcome.is_ok() {
             Kind::Store
         } else {
@@ -219,6 +221,10 @@ impl Builder {
             return n;
         }
         self.conclude(at, place, step, reply);
+        if let Reply::Accepted(receipt, _) = reply {
+            let lane = self.turn_lane(receipt.turn);
+            self.claim(Some(n), lane);
+        }
         self.log_of(at, n, reply);
         n
     }
@@ -300,8 +306,7 @@ impl Builder {
     pub(super) fn command_gone(&mut self, at: Us, turn: TurnId, call: &str, how: &str) {
         let name = format!("{turn}/{call}");
         let lane = self.spans.iter().rev().find_map(|span| {
-            let is_it =
-                span.kind == SpanKind::Command && span.to.is_none() && span.of.2 == name;
+            let is_it = span.kind == SpanKind::Command && span.to.is_none() && span.of.2 == name;
             is_it.then_some(span.lane)
         });
         if self.end(SpanKind::Command, |of| of.2 == name, at, how)
@@ -327,11 +332,23 @@ impl Builder {
                 let detail = lossy(body, DETAIL_CHARS);
                 let title = format!("request to {provider}");
                 let draft = Draft::new(at, Kind::Provider, lane, title);
-                self.go(replica, &place, *id, Some(*turn), Going::Stream, draft, detail);
+                self.go(
+                    replica,
+                    &place,
+                    *id,
+                    Some(*turn),
+                    Going::Stream,
+                    draft,
+                    detail,
+                );
                 self.request_begins(at, replica, &place, *id, lane, *turn);
             }
             Effect::CloseProvider { id, finished } => {
-                let title = if *finished { "read to the end" } else { "close" };
+                let title = if *finished {
+                    "read to the end"
+                } else {
+                    "close"
+                };
                 let draft = self.back(at, replica, &place, *id, Kind::Provider);
                 let lane = draft.from.unwrap_or(place.lane);
                 self.add(Draft {
@@ -341,7 +358,8 @@ impl Builder {
                     cause: place.input,
                     ..draft
                 });
-                self.request_over(at, replica, &place, *id, "closed");
+                let how = if *finished { "ended" } else { "closed" };
+                self.request_over(at, replica, &place, *id, how);
             }
             Effect::StartTool { id, start } => {
                 let lane = self.lane(LaneKind::Computer, &place.node);
@@ -358,7 +376,11 @@ impl Builder {
                     to: None,
                     label: cut(&start.input, 60),
                     result: String::new(),
-                    of: (replica, place.life, format!("{}/{}", start.turn, start.call_id)),
+                    of: (
+                        replica,
+                        place.life,
+                        format!("{}/{}", start.turn, start.call_id),
+                    ),
                 });
                 self.count(lane, Field::Running, 1);
             }
@@ -496,7 +518,13 @@ impl Builder {
         detail: String,
     ) {
         let lane = draft.lane;
-        let turn_lane = turn.map(|turn| self.turn_lane(turn));
+        // A turn that is only asked for may never be.
+        let turn_lane = match &what {
+            Going::Verb("accept", _) => turn.and_then(|turn| self.known_turn(turn)),
+            Going::Verb(..) | Going::Stream | Going::Tool(_) | Going::Reap(_) => {
+                turn.map(|turn| self.turn_lane(turn))
+            }
+        };
         let event = self.add(Draft {
             from: Some(place.lane),
             turn: turn_lane,

@@ -190,10 +190,13 @@ impl Source {
                 return Ok(entry);
             }
             let mut piece = vec![0; PIECE_BYTES];
-            let read = self.file.read(&mut piece).map_err(|cause| JournalError::Io {
-                path: self.path.clone(),
-                cause,
-            })?;
+            let read = self
+                .file
+                .read(&mut piece)
+                .map_err(|cause| JournalError::Io {
+                    path: self.path.clone(),
+                    cause,
+                })?;
             self.is_read = read == 0;
             self.reader.feed(&piece[..read]);
         }
@@ -311,7 +314,10 @@ impl Builder {
             },
         };
         self.add(Draft {
-            detail: format!("boot {:016x}, incarnation {}", owner.boot, owner.incarnation),
+            detail: format!(
+                "boot {:016x}, incarnation {}",
+                owner.boot, owner.incarnation
+            ),
             ..Draft::new(at, Kind::Life, place.lane, title)
         });
         self.set(place.lane, Field::State, "up");

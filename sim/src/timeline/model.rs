@@ -295,8 +295,6 @@ impl Timeline {
     }
 
     fn text(&self, number: u32) -> &str {
-        self.strings
-            .get(number as usize)
-            .map_or("", String::as_str)
+        self.strings.get(number as usize).map_or("", String::as_str)
     }
 }

@@ -115,10 +115,7 @@ impl Builder {
         self.set(lane, Field::Abort, abort.unwrap_or_default());
         let due = match row.state {
             TurnState::Parked => Some(self.moment(row.due_at)),
-            TurnState::Blocked
-            | TurnState::Streaming
-            | TurnState::Tools
-            | TurnState::Ended => None,
+            TurnState::Blocked | TurnState::Streaming | TurnState::Tools | TurnState::Ended => None,
         };
         self.set_due(at, row.turn, due);
     }

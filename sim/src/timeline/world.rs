@@ -47,6 +47,9 @@ impl Watch for Builder {
                     ..Draft::new(at, Kind::State, lane, title)
                 });
                 self.row(at, after);
+                if before.is_none() {
+                    self.claim(self.landing, lane);
+                }
             }
             Fact::Requested(request) => self.requested(at, request),
             Fact::Gone { stream } => self.request_gone(at, *stream),
@@ -59,9 +62,10 @@ impl Watch for Builder {
             Fact::Injected { turn, cause } => {
                 let lane = self.turn_lane(*turn);
                 let provider = self.value(lane, Field::Provider).to_owned();
-                let from = self.lane(LaneKind::Provider, &provider);
+                let is_known = !provider.is_empty();
+                let from = is_known.then(|| self.lane(LaneKind::Provider, &provider));
                 self.add(Draft {
-                    from: Some(from),
+                    from,
                     turn: Some(lane),
                     detail: debugged(cause, DETAIL_CHARS),
                     ..Draft::new(at, Kind::Fault, lane, fault_title(cause))
@@ -132,7 +136,7 @@ impl Watch for Builder {
                 let flight = self.flights.get(&(*replica, place.life, *id));
                 let (cause, turn) =
                     flight.map_or((None, None), |flight| (Some(flight.event), flight.turn));
-                let turn = turn.map(|turn| self.turn_lane(turn));
+                let turn = turn.and_then(|turn| self.known_turn(turn));
                 self.add(Draft {
                     from: Some(place.lane),
                     cause,
@@ -142,7 +146,12 @@ impl Watch for Builder {
             }
             Note::Calm => {
                 let lane = self.store();
-                self.add(Draft::new(at, Kind::Life, lane, "calm: nothing fails any more"));
+                self.add(Draft::new(
+                    at,
+                    Kind::Life,
+                    lane,
+                    "calm: nothing fails any more",
+                ));
             }
         }
     }
@@ -226,9 +235,10 @@ impl Builder {
             Chaos::Pause { replica, .. } => (Some(*replica), "SIGSTOP".to_owned()),
             Chaos::Partition { replica, .. } => (Some(*replica), "cut off".to_owned()),
             Chaos::Storm { kind, .. } => (None, format!("storm: {kind:?}")),
-            Chaos::WallJump { replica, by_ms } => {
-                (Some(*replica), format!("wall clock moves by {} s", by_ms / 1_000))
-            }
+            Chaos::WallJump { replica, by_ms } => (
+                Some(*replica),
+                format!("wall clock moves by {} s", by_ms / 1_000),
+            ),
         };
         let place = replica.map(|replica| self.replica(replica));
         let lane = match &place {
@@ -281,7 +291,10 @@ impl Builder {
             Act::Submit { token } => format!("sends message {token}"),
             Act::SubmitAgain { token } => format!("sends message {token} again"),
             Act::Abort { token, .. } => format!("aborts message {token}"),
-            Act::Star { slug, starred: true } => format!("stars {slug}"),
+            Act::Star {
+                slug,
+                starred: true,
+            } => format!("stars {slug}"),
             Act::Star {
                 slug,
                 starred: false,

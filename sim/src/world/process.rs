@@ -175,7 +175,13 @@ impl World<'_> {
         self.recorder.watched(|watch| {
             let wake = process.core.poll_timeout();
             let wake = wake.filter(|(due, _)| input == Input::Tick && *due <= now.mono);
-            watch.input(at, replica, now, &input, wake.as_ref().map(|(_, wake)| wake));
+            watch.input(
+                at,
+                replica,
+                now,
+                &input,
+                wake.as_ref().map(|(_, wake)| wake),
+            );
         });
         let mut view = None;
         if let Input::Stored { id, outcome } = &input {

@@ -35,8 +35,10 @@ function redraw() {
   });
 }
 
+/** Whether the canvas, and with it all that was drawn, is new. */
 function resize() {
   const box = canvas.parentElement.getBoundingClientRect();
+  if (box.width === view.width && box.height === view.height) return false;
   const ratio = window.devicePixelRatio || 1;
   view.width = box.width;
   view.height = box.height;
@@ -44,9 +46,11 @@ function resize() {
   canvas.height = Math.round(box.height * ratio);
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   clampView();
+  return true;
 }
 
 function draw() {
+  followView();
   pen.fillStyle = colours.bg;
   pen.fillRect(0, 0, view.width, view.height);
   pen.font = FONT;
@@ -132,8 +136,7 @@ function drawShades(row) {
 function drawBands(row) {
   const list = bands[row.lane];
   const [from, to] = [unitOfX(GUTTER_WIDTH), unitOfX(view.width)];
-  const isTurn = lanes.kind[row.lane] === LANE.turn;
-  const [y, height] = [rowY(row) + (isTurn ? 4 : 3), row.height - (isTurn ? 9 : 7)];
+  const [y, height] = [rowY(row) + 2, row.height - 10];
   let done = -1;
   for (let n = lowerBound(list, from, (band) => band.u1); n < list.length && list[n].u0 < to; n++) {
     const band = list[n];
@@ -174,7 +177,7 @@ function drawBars(row) {
   if (bars.length === 0) return;
   const to = unitOfX(view.width);
   const end = lowerBound(bars, to, (bar) => bar.u0);
-  const bottom = rowY(row) + row.height - 4;
+  const bottom = rowY(row) + row.height - MARK_HEIGHT;
   for (let n = 0; n < end; n++) {
     const bar = bars[n];
     const x1 = Math.min(xOf(bar.u1), view.width);
@@ -194,7 +197,7 @@ function drawLimit(row) {
   pen.strokeStyle = colours.muted;
   pen.lineWidth = 1;
   pen.setLineDash([3, 3]);
-  const bottom = rowY(row) + row.height - 4;
+  const bottom = rowY(row) + row.height - MARK_HEIGHT;
   for (let n = 0; n < list.length; n++) {
     const x0 = Math.max(xOf(unitAt(list[n].from)), GUTTER_WIDTH);
     const x1 = n + 1 < list.length ? xOf(unitAt(list[n + 1].from)) : xOf(warp.total);
@@ -236,7 +239,7 @@ function drawMarks(row) {
   }
   for (const [x, n] of faults) {
     pen.globalAlpha = filter.query && !filter.matches[n] ? 0.25 : 1;
-    diamond(x, rowY(row) + row.height / 2, 4.5);
+    diamond(x, rowY(row) + row.height - 9, 4.5);
   }
   pen.globalAlpha = 1;
 }
@@ -270,7 +273,7 @@ function drawEnding(row) {
   if (!ending) return;
   const x = xOf(unitAt(ending.us)) + 9;
   if (x < GUTTER_WIDTH - 4 || x > view.width + 8) return;
-  const y = rowY(row) + row.height / 2;
+  const y = rowY(row) + row.height / 2 - 2;
   pen.fillStyle = colours[ending.how] || colours.muted;
   pen.beginPath();
   pen.arc(x, y, 6.5, 0, 2 * Math.PI);
@@ -445,7 +448,11 @@ function drawJumps() {
     hatch(x0 + 0.5, 21, x1 - x0 - 1, RULER_HEIGHT - 23, colours.muted, 0.14);
     if (x1 - x0 > 34) {
       const left = Math.max(x0, GUTTER_WIDTH);
-      label(jumpLabel(jump), left + 4, 30, Math.min(x1, view.width) - left - 6, colours.fg, SMALL_FONT);
+      const room = Math.min(x1, view.width) - left - 6;
+      pen.font = SMALL_FONT;
+      const whole = jumpLabel(jump);
+      const fits = pen.measureText(whole).width <= room;
+      label(fits ? whole : `+${lasting(jump.us)}`, left + 4, 30, room, colours.fg, SMALL_FONT);
     }
   }
 }

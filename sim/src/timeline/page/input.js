@@ -31,7 +31,7 @@ function bandAt(x, y) {
   if (!row || row.lane === undefined || x < GUTTER_WIDTH) return null;
   const unit = unitOfX(x);
   const held = (one) => one.u0 <= unit && unit <= one.u1;
-  const bottom = rowY(row) + row.height - 4;
+  const bottom = rowY(row) + row.height - MARK_HEIGHT;
   const bar = spans[row.lane].bars.find((one) => {
     const top = bottom - (Math.min(one.row, MOST_BAR_ROWS - 1) + 1) * BAR_HEIGHT;
     return held(one) && y >= top && y < top + BAR_HEIGHT;
@@ -211,6 +211,7 @@ const KEYS = {
   },
   v: () => showViolation(),
   j: () => toggleJumps(),
+  l: () => toggleNarrow(),
   t: () => nextTheme(),
   "/": () => searchBox.focus(),
   "?": () => document.getElementById("help").showModal(),

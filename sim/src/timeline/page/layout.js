@@ -10,12 +10,16 @@ const GROUPS = [
 ];
 for (const group of GROUPS) {
   group.lanes = group.kinds.flatMap(lanesOf);
+  // Turns stay in the order of their acceptance.
+  if (group.name !== "Turns") group.lanes.sort((a, b) => labelOf(a).localeCompare(labelOf(b)));
   group.folded = false;
 }
 
 const HEAD_HEIGHT = 20;
-const ROW_HEIGHT = 22;
+const ROW_HEIGHT = 24;
 const BAR_HEIGHT = 6;
+/** Below the bars, for marks. */
+const MARK_HEIGHT = 10;
 /** More rows of bars than these are drawn on top of each other. */
 const MOST_BAR_ROWS = 10;
 const RULER_HEIGHT = 40;
@@ -31,18 +35,38 @@ const barRows = (lane) => Math.min(spans[lane].rows, MOST_BAR_ROWS);
 function laneHeight(lane) {
   const hasBars = lanes.kind[lane] === LANE.provider || lanes.kind[lane] === LANE.computer;
   if (!hasBars) return ROW_HEIGHT;
-  return Math.max(ROW_HEIGHT + 4, 14 + Math.max(barRows(lane), topLimit(lane)) * BAR_HEIGHT);
+  return Math.max(ROW_HEIGHT + 4, MARK_HEIGHT + 6 + Math.max(barRows(lane), topLimit(lane)) * BAR_HEIGHT);
 }
 
 const topLimit = (lane) =>
   Math.min(MOST_BAR_ROWS, limits[lane].reduce((most, limit) => Math.max(most, limit.value), 0));
+
+/** Only turns that are open in what is seen have a row. */
+const narrow = { on: false, kept: "" };
+
+function isKept(lane) {
+  if (!filter.turns[lane]) return false;
+  const list = bands[lane];
+  if (!narrow.on || list.length === 0) return !narrow.on;
+  return list[0].u0 <= unitOfX(view.width) && list[list.length - 1].u1 >= unitOfX(GUTTER_WIDTH);
+}
+
+/** Lays the rows anew if other turns are seen now. */
+function followView() {
+  if (!narrow.on) return;
+  const kept = lanesOf(LANE.turn).filter(isKept).join();
+  if (kept === narrow.kept) return;
+  narrow.kept = kept;
+  layRows();
+  clampView();
+}
 
 function layRows() {
   rows = [];
   rowOf = new Map();
   let y = 0;
   for (const group of GROUPS) {
-    const kept = group.lanes.filter((lane) => lanes.kind[lane] !== LANE.turn || filter.turns[lane]);
+    const kept = group.name === "Turns" ? group.lanes.filter(isKept) : group.lanes;
     if (group.lanes.length === 0) continue;
     rows.push({ group, y, height: HEAD_HEIGHT, count: kept.length });
     y += HEAD_HEIGHT;

@@ -162,6 +162,14 @@ function toggleJumps() {
   redraw();
 }
 
+function toggleNarrow() {
+  narrow.on = !narrow.on;
+  byId("narrow").setAttribute("aria-pressed", String(narrow.on));
+  layRows();
+  if (selection.event !== NOTHING) reveal(selection.event);
+  redraw();
+}
+
 async function copyCommand() {
   const button = byId("copy");
   try {
@@ -185,6 +193,7 @@ function listen() {
     "zoom-out": () => zoomBy(1 / 1.5),
     fit: KEYS[0],
     mode: toggleJumps,
+    narrow: toggleNarrow,
     theme: nextTheme,
     copy: copyCommand,
     "help-open": () => byId("help").showModal(),
@@ -209,17 +218,17 @@ function listen() {
     redraw();
   });
   new ResizeObserver(() => {
-    resize();
-    redraw();
+    if (resize()) draw();
   }).observe(canvas.parentElement);
   addEventListener("hashchange", obeyHash);
 }
 
-/** #event=N or #event=last, #span=EVENTS, #search=TEXT, #theme=dark, joined by &. */
+/** #event=N or last, #span=EVENTS, #search=TEXT, #theme=dark, #jumps=true-time, #narrow, joined by &. */
 function obeyHash() {
   const wanted = new URLSearchParams(location.hash.slice(1));
   if (wanted.has("theme") && THEMES.includes(wanted.get("theme"))) setTheme(wanted.get("theme"));
   if (wanted.get("jumps") === "true-time" && warp.shortened) toggleJumps();
+  if (wanted.has("narrow") && !narrow.on) toggleNarrow();
   if (wanted.has("search")) {
     searchBox.value = wanted.get("search");
     search(searchBox.value);
