@@ -33,6 +33,8 @@ pub struct Builder {
     /// The state before the first event that is kept.
     pub(super) base: BTreeMap<(u32, Field), String>,
     pub(super) spans: Vec<Span>,
+    /// Where those stand that have no end yet, by name.
+    lasting: BTreeMap<(SpanKind, String), usize>,
     pub(super) dropped: Dropped,
     pub(super) replicas: Vec<Place>,
     pub(super) flights: BTreeMap<(usize, u32, EffectId), Flight>,
@@ -90,8 +92,6 @@ pub(super) struct Span {
     pub(super) to: Option<Us>,
     pub(super) label: String,
     pub(super) result: String,
-    /// In which life of which replica it began, and by which name.
-    pub(super) of: (usize, u32, String),
 }
 
 /// What is known of a replica.
@@ -383,7 +383,8 @@ impl Builder {
         self.events.binary_search_by_key(&n, |event| event.n).ok()
     }
 
-    pub(super) fn begin(&mut self, span: Span) {
+    /// Something begins to last; one that has no end yet is ended by its name.
+    pub(super) fn begin(&mut self, name: String, span: Span) {
         if self.spans.len() >= MOST_SPANS {
             let text = format!("only the first {MOST_SPANS} requests and commands have bars");
             if !self.remarks.contains(&text) {
@@ -391,24 +392,37 @@ impl Builder {
             }
             return;
         }
+        if span.to.is_none() {
+            self.lasting.insert((span.kind, name), self.spans.len());
+        }
         self.spans.push(span);
     }
 
-    /// Ends the latest open span that is so named; whether there was one.
-    pub(super) fn end(
-        &mut self,
-        kind: SpanKind,
-        of: impl Fn(&(usize, u32, String)) -> bool,
-        at: Us,
-        result: &str,
-    ) -> bool {
-        let mut open = self.spans.iter_mut().rev();
-        let Some(span) = open.find(|s| s.kind == kind && s.to.is_none() && of(&s.of)) else {
-            return false;
-        };
+    /// Ends what is so named; its lane, if it was there and had no end.
+    pub(super) fn end(&mut self, kind: SpanKind, name: &str, at: Us, how: &str) -> Option<u32> {
+        let place = self.lasting.remove(&(kind, name.to_owned()))?;
+        let span = self.spans.get_mut(place)?;
         span.to = Some(at);
-        span.result = cut(result, TITLE_CHARS);
-        true
+        span.result = cut(how, TITLE_CHARS);
+        Some(span.lane)
+    }
+
+    /// Ends all requests of a replica; their lanes.
+    pub(super) fn end_requests(&mut self, replica: usize, at: Us, how: &str) -> Vec<u32> {
+        let prefix = format!("{replica}/");
+        let is_its = |(kind, name): &&(SpanKind, String)| {
+            *kind == SpanKind::Request && name.starts_with(&prefix)
+        };
+        let names: Vec<String> = self
+            .lasting
+            .keys()
+            .filter(is_its)
+            .map(|(_, name)| name.clone())
+            .collect();
+        names
+            .iter()
+            .filter_map(|name| self.end(SpanKind::Request, name, at, how))
+            .collect()
     }
 
     /// Back to [`MOST_EVENTS`]: chatter goes first, then what is oldest.

@@ -14,8 +14,8 @@ use dispatch_core::journal::{
 };
 use dispatch_core::time::{Instant, Timestamp};
 
-use super::builder::Draft;
-use super::model::{Field, Kind, SpanKind};
+use super::builder::{Draft, Place};
+use super::model::{Field, Kind};
 use super::{Builder, Timeline};
 use crate::clock::Us;
 
@@ -89,7 +89,7 @@ pub fn of_journal(path: &Path) -> Result<Timeline, JournalError> {
         let source = &mut sources[index];
         let at = source.at.0.saturating_sub(begin.0).saturating_mul(1_000);
         end = end.max(at);
-        source.play(&mut builder, index, at)?;
+        source.play(&mut builder, at)?;
     }
     Ok(builder.finish(end))
 }
@@ -132,7 +132,8 @@ struct Source {
     anchor: (Instant, Timestamp),
     core: Option<Dispatcher>,
     digest: Digest,
-    lives: u32,
+    /// Its replica, once a start has named it.
+    replica: usize,
 }
 
 impl Source {
@@ -151,7 +152,7 @@ impl Source {
             anchor: (Instant(0), Timestamp(0)),
             core: None,
             digest: Digest::default(),
-            lives: 0,
+            replica: 0,
         };
         source.advance()?;
         Ok(source)
@@ -203,26 +204,26 @@ impl Source {
     }
 
     /// Plays the next entry and reads the one after it.
-    fn play(&mut self, builder: &mut Builder, replica: usize, at: Us) -> Result<(), JournalError> {
+    fn play(&mut self, builder: &mut Builder, at: Us) -> Result<(), JournalError> {
         let Some(entry) = self.next.take() else {
             return Ok(());
         };
         let stays = match entry {
             Entry::Start(start) => {
-                self.start(builder, replica, at, &start);
+                self.start(builder, at, &start);
                 true
             }
-            Entry::Step(step) => self.step(builder, replica, at, step),
+            Entry::Step(step) => self.step(builder, at, step),
         };
         if !stays {
             return Ok(());
         }
         self.advance()?;
         match &self.next {
-            Some(Entry::Start(_)) => builder.segment_over(at, replica, "the segment ends"),
+            Some(Entry::Start(_)) => builder.segment_over(at, self.replica, "the segment ends"),
             Some(Entry::Step(_)) => {}
             None => {
-                builder.segment_over(at, replica, "the journal ends");
+                builder.segment_over(at, self.replica, "the journal ends");
                 if let Tail::Torn { at } = self.reader.tail() {
                     builder.remark(format!(
                         "the last entry of {} is incomplete from byte {at} on, as after a crash",
@@ -234,16 +235,16 @@ impl Source {
         Ok(())
     }
 
-    fn start(&mut self, builder: &mut Builder, replica: usize, at: Us, start: &Start) {
-        self.lives += 1;
+    fn start(&mut self, builder: &mut Builder, at: Us, start: &Start) {
         let core = start.dispatcher();
-        builder.segment(at, replica, self.lives, start);
+        self.replica = builder.segment(at, start);
         self.digest = Digest::default();
         self.core = Some(core);
     }
 
     /// Whether the rest of the journal still tells of what this build does.
-    fn step(&mut self, builder: &mut Builder, replica: usize, at: Us, step: Step) -> bool {
+    fn step(&mut self, builder: &mut Builder, at: Us, step: Step) -> bool {
+        let replica = self.replica;
         let Some(mut core) = self.core.take() else {
             return true;
         };
@@ -273,10 +274,11 @@ impl Source {
         if got == step.effects {
             return true;
         }
+        let life = builder.replica(replica).life;
         builder.broken(
             "replay",
             at,
-            &format!("{} of input {} of life {}", step.effects, step.n, self.lives),
+            &format!("{} of input {} of life {life}", step.effects, step.n),
             &format!("{got}: this build decides differently from the one that recorded; what came later is not drawn"),
         );
         false
@@ -297,14 +299,15 @@ fn drain(
 }
 
 impl Builder {
-    /// A life of a replica begins.
-    fn segment(&mut self, at: Us, replica: usize, life: u32, start: &Start) {
+    /// A life of a replica begins; the replica.
+    fn segment(&mut self, at: Us, start: &Start) -> usize {
         let owner = &start.config.owner;
-        let name = match self.replicas.iter().any(|place| place.node == *owner.node) {
-            true => format!("{} ({})", owner.node, replica + 1),
-            false => owner.node.to_string(),
-        };
-        self.name_replica(replica, &name);
+        // A file after another's end may tell of the same replica.
+        let known = |place: &Place| place.node == *owner.node;
+        let known = self.replicas.iter().position(known);
+        let replica = known.unwrap_or(self.replicas.len());
+        self.name_replica(replica, &owner.node);
+        let life = self.replicas[replica].life + 1;
         let place = self.replica(replica);
         let title = match start.life {
             Life::First => "starts".to_owned(),
@@ -325,6 +328,7 @@ impl Builder {
         self.set(place.lane, Field::Boot, boot);
         self.replicas[replica].life = life;
         self.replicas[replica].input = None;
+        replica
     }
 
     /// Nothing more is told of this life.
@@ -332,15 +336,7 @@ impl Builder {
         let place = self.replica(replica);
         self.add(Draft::new(at, Kind::Life, place.lane, title));
         self.set(place.lane, Field::State, "down");
-        let is_its = |of: &(usize, u32, String)| of.0 == replica;
-        let lanes: Vec<u32> = self
-            .spans
-            .iter()
-            .filter(|s| s.kind == SpanKind::Request && s.to.is_none() && is_its(&s.of))
-            .map(|span| span.lane)
-            .collect();
-        for lane in lanes {
-            self.end(SpanKind::Request, is_its, at, "its replica is gone");
+        for lane in self.end_requests(replica, at, "its replica is gone") {
             self.count(lane, Field::Running, -1);
         }
     }

@@ -13,6 +13,7 @@
 
 mod builder;
 mod command;
+mod effects;
 mod finish;
 mod flow;
 mod html;

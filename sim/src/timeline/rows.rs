@@ -203,7 +203,10 @@ impl Builder {
                 let lane = self.turn_lane(*turn);
                 self.set(lane, Field::Abort, "requested");
             }
-            Reply::Ended { terminal, .. } => self.conclude_end(at, terminal),
+            Reply::Ended { terminal, events } => {
+                self.conclude_events(at, events);
+                self.conclude_end(at, terminal);
+            }
             Reply::Swept(Some(swept)) => {
                 self.conclude_park(at, swept.turn, None);
                 self.conclude_events(at, &swept.events);
@@ -274,6 +277,12 @@ impl Builder {
 
     fn conclude_events(&mut self, at: Us, events: &[AgentEvent]) {
         for event in events {
+            if let EventBody::StepComplete { step, .. } = &event.body {
+                let lane = self.turn_lane(event.turn);
+                self.set(lane, Field::Step, (step + 1).to_string());
+                self.set(lane, Field::Attempt, "0");
+                self.set(lane, Field::Resumes, "0");
+            }
             if event.is_terminal() {
                 self.conclude_end(at, event);
             }

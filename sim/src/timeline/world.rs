@@ -213,8 +213,7 @@ impl Builder {
             Life::Paused | Life::Draining => {}
             Life::Down => {
                 self.replicas[replica].input = None;
-                let is_its = |of: &(usize, u32, String)| of.0 == replica && of.1 == life;
-                while self.end(SpanKind::Request, is_its, at, "its replica died") {}
+                self.end_requests(replica, at, "its replica died");
             }
         }
     }
@@ -258,7 +257,7 @@ impl Builder {
             | Chaos::WallJump { .. } => return,
         };
         for lane in lanes {
-            self.begin(Span {
+            let span = Span {
                 kind,
                 lane,
                 turn: None,
@@ -266,8 +265,8 @@ impl Builder {
                 to: Some(until),
                 label: title.clone(),
                 result: String::new(),
-                of: (0, 0, String::new()),
-            });
+            };
+            self.begin(String::new(), span);
         }
     }
 

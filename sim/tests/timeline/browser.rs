@@ -144,7 +144,7 @@ fn in_a_browser_a_message_that_looks_like_markup_is_shown_as_text() {
     let path = dir.join("journal");
     std::fs::write(&path, run.journal()).unwrap();
     let timeline = of_journal(&path).unwrap();
-    let opened = open(&program, &dir, &timeline, "event=4&search=img");
+    let opened = open(&program, &dir, &timeline, "search=img&event=last");
     opened.is_well();
     assert!(!opened.dom.contains("<img"), "the message became markup");
     assert!(opened.panel().contains("onerror="), "{}", opened.panel());

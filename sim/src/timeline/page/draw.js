@@ -439,21 +439,39 @@ function drawTicks() {
   }
 }
 
+/** Labels beyond these would not find room anyway. */
+const MOST_JUMP_LABELS = 60;
+
+/** The longest jumps are labelled first, wherever there is room for it. */
 function drawJumps() {
-  for (const jump of seenJumps()) {
+  const [y, height] = [21, RULER_HEIGHT - 23];
+  const jumps = seenJumps();
+  for (const jump of jumps) {
     const [x0, x1] = [xOf(warp.units[jump.place]), xOf(warp.units[jump.place + 1])];
-    if (x1 - x0 < 5) continue;
+    if (x1 - x0 < 4) continue;
     pen.fillStyle = colours.faint;
-    pen.fillRect(x0 + 0.5, 21, x1 - x0 - 1, RULER_HEIGHT - 23);
-    hatch(x0 + 0.5, 21, x1 - x0 - 1, RULER_HEIGHT - 23, colours.muted, 0.14);
-    if (x1 - x0 > 34) {
-      const left = Math.max(x0, GUTTER_WIDTH);
-      const room = Math.min(x1, view.width) - left - 6;
-      pen.font = SMALL_FONT;
-      const whole = jumpLabel(jump);
-      const fits = pen.measureText(whole).width <= room;
-      label(fits ? whole : `+${lasting(jump.us)}`, left + 4, 30, room, colours.fg, SMALL_FONT);
-    }
+    pen.fillRect(x0 + 0.5, y, x1 - x0 - 1, height);
+    hatch(x0 + 0.5, y, x1 - x0 - 1, height, colours.muted, 0.14);
+  }
+  pen.font = SMALL_FONT;
+  const taken = [];
+  const longest = jumps.sort((a, b) => b.us - a.us).slice(0, MOST_JUMP_LABELS);
+  for (const jump of longest) {
+    const left = Math.max(xOf(warp.units[jump.place]), GUTTER_WIDTH);
+    const right = Math.min(xOf(warp.units[jump.place + 1]), view.width);
+    const whole = jumpLabel(jump);
+    const short = `+${lasting(jump.us)}`;
+    const room = (words) => {
+      const end = left + pen.measureText(words).width + 9;
+      return end <= view.width && taken.every(([from, to]) => end <= from || left >= to) ? end : 0;
+    };
+    const words = room(whole) ? whole : short;
+    const end = room(words);
+    if (!end) continue;
+    taken.push([left, Math.max(end, right)]);
+    pen.fillStyle = colours.muted;
+    pen.fillRect(left, y, 1, height);
+    label(words, left + 4, 30, end - left, colours.fg, SMALL_FONT);
   }
 }
 

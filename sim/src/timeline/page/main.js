@@ -223,12 +223,16 @@ function listen() {
   addEventListener("hashchange", obeyHash);
 }
 
-/** #event=N or last, #span=EVENTS, #search=TEXT, #theme=dark, #jumps=true-time, #narrow, joined by &. */
+/** #event=N or last, #span=EVENTS, #search=TEXT, #theme=dark, #kinds=all, #jumps=true-time, #narrow, joined by &. */
 function obeyHash() {
   const wanted = new URLSearchParams(location.hash.slice(1));
   if (wanted.has("theme") && THEMES.includes(wanted.get("theme"))) setTheme(wanted.get("theme"));
   if (wanted.get("jumps") === "true-time" && warp.shortened) toggleJumps();
   if (wanted.has("narrow") && !narrow.on) toggleNarrow();
+  if (wanted.get("kinds") === "all") {
+    filter.kinds.fill(true);
+    refilter();
+  }
   if (wanted.has("search")) {
     searchBox.value = wanted.get("search");
     search(searchBox.value);

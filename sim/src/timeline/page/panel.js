@@ -26,8 +26,11 @@ function jumpTo(event, words) {
 
 const eventName = (n) => `${labelOf(events.lane[n])}: ${text(events.title[n])}`;
 
-const FIELD_NAMES = { running: "in flight", boot: "life", state: "state" };
-const fieldName = (field) => FIELD_NAMES[raw.fields[field]] ?? raw.fields[field];
+const FIELD_NAMES = { running: "in flight", boot: "life", attempt: "try" };
+function fieldName(lane, field) {
+  if (field === FIELD.running && lanes.kind[lane] === LANE.computer) return "commands running";
+  return FIELD_NAMES[raw.fields[field]] ?? raw.fields[field];
+}
 
 function shownValue(field, value, now) {
   if (value === "") return "none";
@@ -53,7 +56,7 @@ function changeItem({ lane, field, old, value }, now) {
   return make(
     "li",
     "",
-    `${labelOf(lane)} ${fieldName(field)} `,
+    `${labelOf(lane)} ${fieldName(lane, field)} `,
     old === NOTHING ? null : make("span", "old", shownValue(field, cellOrEmpty(old), now)),
     old === NOTHING ? "" : " → ",
     make("span", "new", shownValue(field, cellOrEmpty(value), now)),
