@@ -117,6 +117,7 @@ function drawLane(row) {
   drawLimit(row);
   drawMarks(row);
   drawEnding(row);
+  nameShades(row);
   pen.globalAlpha = 1;
 }
 
@@ -129,7 +130,16 @@ function drawShades(row) {
     pen.fillStyle = shade.kind === SPAN.storm ? colours.storm : colours.partition;
     pen.fillRect(x0, y, x1 - x0, row.height - 1);
     hatch(x0, y, x1 - x0, row.height - 1, colours.fault, 0.16);
-    if (x1 - x0 > 60) label(shade.label, x0 + 5, y + 8, x1 - x0 - 8, colours.fault, SMALL_FONT);
+  }
+}
+
+/** On top of the bars, in the strip that is kept free for it. */
+function nameShades(row) {
+  if (lanes.kind[row.lane] !== LANE.provider) return;
+  for (const shade of spans[row.lane].shades) {
+    const x0 = Math.max(xOf(shade.u0), GUTTER_WIDTH);
+    const x1 = Math.min(xOf(shade.u1), view.width);
+    if (x1 - x0 > 44) label(shade.label, x0 + 4, rowY(row) + 8, x1 - x0 - 6, colours.fault, SMALL_FONT);
   }
 }
 

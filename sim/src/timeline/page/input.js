@@ -221,6 +221,9 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const isText = event.target === searchBox || document.getElementById("help").open;
   if (isText) return;
+  // The panel scrolls by these itself.
+  const scrolls = ["ArrowUp", "ArrowDown", "PageUp", "PageDown"].includes(event.key);
+  if (scrolls && panel.contains(event.target)) return;
   if (event.shiftKey && (event.key === "ArrowLeft" || event.key === "ArrowRight")) {
     stepOnLane(event.key === "ArrowRight" ? 1 : -1);
     event.preventDefault();
@@ -228,7 +231,6 @@ document.addEventListener("keydown", (event) => {
   }
   const obey = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
   if (!obey) return;
-  // A button keeps its own keys; none of those is in the list above.
   event.preventDefault();
   obey();
 });

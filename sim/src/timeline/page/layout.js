@@ -18,6 +18,8 @@ for (const group of GROUPS) {
 const HEAD_HEIGHT = 20;
 const ROW_HEIGHT = 24;
 const BAR_HEIGHT = 6;
+/** Above the bars, for the names of storms. */
+const SHADE_HEIGHT = 18;
 /** Below the bars, for marks. */
 const MARK_HEIGHT = 10;
 /** More rows of bars than these are drawn on top of each other. */
@@ -35,7 +37,8 @@ const barRows = (lane) => Math.min(spans[lane].rows, MOST_BAR_ROWS);
 function laneHeight(lane) {
   const hasBars = lanes.kind[lane] === LANE.provider || lanes.kind[lane] === LANE.computer;
   if (!hasBars) return ROW_HEIGHT;
-  return Math.max(ROW_HEIGHT + 4, MARK_HEIGHT + 6 + Math.max(barRows(lane), topLimit(lane)) * BAR_HEIGHT);
+  const strip = spans[lane].shades.length ? SHADE_HEIGHT : 6;
+  return Math.max(ROW_HEIGHT + 4, MARK_HEIGHT + strip + Math.max(barRows(lane), topLimit(lane)) * BAR_HEIGHT);
 }
 
 const topLimit = (lane) =>
