@@ -7,9 +7,9 @@
 //! outside. [`run::run`] runs one seed, [`sweep::sweep`] many.
 
 pub mod fact;
+pub mod fuzz;
 #[cfg(feature = "network")]
 pub mod network;
-pub mod fuzz;
 pub mod oracle;
 pub mod planted;
 pub mod recipe;
@@ -20,6 +20,7 @@ pub mod script;
 pub mod shrink;
 pub mod sometimes;
 pub mod sweep;
+pub mod timeline;
 
 mod clock;
 mod dice;

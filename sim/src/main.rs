@@ -5,6 +5,7 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use dispatch_sim::timeline::Show;
 
 #[derive(Parser)]
 #[command(
@@ -28,6 +29,8 @@ enum Command {
     Repro(cli::run::ReproArgs),
     /// Make the failing run of a seed, or a recipe of it, as small as possible.
     Shrink(cli::run::ShrinkArgs),
+    /// Write a run, or a production journal, as one HTML page.
+    Show(Show),
     /// Look for planted bugs; needs a build that holds them.
     Planted(cli::planted::Args),
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Command::Run(args) => cli::run::run(&args),
         Command::Repro(args) => cli::run::repro(&args),
         Command::Shrink(args) => cli::run::shrink(&args),
+        Command::Show(show) => show.obey().map(|()| ExitCode::SUCCESS),
         Command::Planted(args) => cli::planted::planted(&args),
     };
     done.unwrap_or_else(|error| {

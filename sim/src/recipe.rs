@@ -99,6 +99,11 @@ impl Recipe {
         }
     }
 
+    /// The planted bugs, as they are switched on.
+    pub fn planted_ids(&self) -> Vec<&str> {
+        self.planted.iter().map(String::as_str).collect()
+    }
+
     /// How many things happen in it.
     pub fn events(&self) -> usize {
         self.scenario.acts.len() + self.scenario.chaos.len() + self.mishaps.len()

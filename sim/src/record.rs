@@ -7,6 +7,7 @@ use serde::Serialize;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::clock::Us;
+use crate::timeline::Watch;
 
 /// Takes the lines of a trace.
 pub type Sink<'s> = Box<dyn FnMut(&str) + 's>;
@@ -16,6 +17,7 @@ pub(crate) struct Recorder<'s> {
     digest: Xxh3,
     scratch: Vec<u8>,
     sink: Option<Sink<'s>>,
+    pub(crate) watch: Option<Box<dyn Watch + 's>>,
 }
 
 impl<'s> Recorder<'s> {
@@ -24,6 +26,7 @@ impl<'s> Recorder<'s> {
             digest: Xxh3::new(),
             scratch: Vec::new(),
             sink,
+            watch: None,
         }
     }
 
@@ -36,11 +39,19 @@ impl<'s> Recorder<'s> {
     pub(crate) fn effect(&mut self, at: Us, replica: usize, effect: &Effect) {
         self.take(effect);
         self.line(at, || format!("r{replica} -> {}", shown_effect(effect)));
+        self.watched(|watch| watch.effect(at, replica, effect));
     }
 
     /// Of everything so far.
     pub(crate) fn digest(&self) -> u64 {
         self.digest.digest()
+    }
+
+    /// Tells who looks on; costs nothing without one.
+    pub(crate) fn watched(&mut self, tell: impl FnOnce(&mut dyn Watch)) {
+        if let Some(watch) = &mut self.watch {
+            tell(watch.as_mut());
+        }
     }
 
     /// A line of the trace; costs nothing without one.

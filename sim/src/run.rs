@@ -10,6 +10,7 @@ use crate::recipe::Recipe;
 use crate::record::shown_time;
 use crate::scenario::Scenario;
 use crate::sometimes::Counts;
+use crate::timeline::Watch;
 use crate::world::{Plan, World};
 
 /// What was found to be broken.
@@ -75,7 +76,7 @@ pub struct Outcome {
     pub violation: Option<Violation>,
 }
 
-fn plan(seed: u64, profile: Profile) -> Plan {
+pub(crate) fn plan(seed: u64, profile: Profile) -> Plan {
     Plan {
         seed,
         plain: false,
@@ -138,6 +139,22 @@ fn recorded(plan: Plan) -> (Outcome, Recipe) {
     let oracle = broken.map_or("", |violation| violation.what.name());
     let recipe = Recipe::new(plan, world.luck.into_happened(), oracle);
     (outcome, recipe)
+}
+
+/// Runs one seed while somebody looks on.
+pub(crate) fn watched(seed: u64, profile: Profile, watch: Box<dyn Watch + '_>) -> Outcome {
+    watched_plan(plan(seed, profile), watch)
+}
+
+/// Runs a recipe while somebody looks on.
+pub(crate) fn replay_watched(recipe: &Recipe, watch: Box<dyn Watch + '_>) -> Outcome {
+    watched_plan(recipe.plan(), watch)
+}
+
+fn watched_plan<'w>(plan: Plan, watch: Box<dyn Watch + 'w>) -> Outcome {
+    let mut world: World<'w> = World::new(plan, None);
+    world.recorder.watch = Some(watch);
+    outcome(&mut world)
 }
 
 /// Runs one seed twice, the second time with Dispatchers that are again and

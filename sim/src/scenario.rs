@@ -14,7 +14,7 @@ pub(crate) const MINUTE: Us = 60 * SECOND;
 pub(crate) const HOUR: Us = 60 * MINUTE;
 
 /// From which family of scenarios seeds draw.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Profile {
     /// Anything, most kinds of trouble left out of most seeds.
     #[default]
@@ -127,6 +127,19 @@ pub(crate) enum Chaos {
     Wedge { replica: usize, during: Us },
     /// Somebody sets the clock.
     WallJump { replica: usize, by_ms: i64 },
+}
+
+impl Chaos {
+    /// How long it goes on by itself; 0 for what is done at once.
+    pub(crate) fn lasts(&self) -> Us {
+        match self {
+            Chaos::Pause { during, .. }
+            | Chaos::Partition { during, .. }
+            | Chaos::Wedge { during, .. }
+            | Chaos::Storm { during, .. } => *during,
+            Chaos::Kill { .. } | Chaos::Shutdown { .. } | Chaos::WallJump { .. } => 0,
+        }
+    }
 }
 
 /// The moment at which a process is hit.

@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::ValueEnum;
 use dispatch_sim::recipe::Recipe;
-use dispatch_sim::run::{Profile, Violation};
+use dispatch_sim::run::Violation;
 
 /// A promise was found broken, or a planted bug was not caught by its oracle.
 pub(crate) const BROKEN: u8 = 10;
@@ -19,25 +18,6 @@ pub(crate) const USAGE: u8 = 2;
 
 /// How runs are repeated by hand.
 const PROGRAM: &str = "cargo run --release -p dispatch-sim --";
-
-/// From which family of scenarios seeds draw.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub(crate) enum ProfileArg {
-    /// Anything, most kinds of trouble left out of most seeds.
-    #[default]
-    Swarm,
-    /// Three replicas, an hour with a storm in it, at least a hundred turns.
-    Storm,
-}
-
-impl From<ProfileArg> for Profile {
-    fn from(arg: ProfileArg) -> Profile {
-        match arg {
-            ProfileArg::Swarm => Profile::Swarm,
-            ProfileArg::Storm => Profile::Storm,
-        }
-    }
-}
 
 fn verdict(violation: Option<&Violation>) -> ExitCode {
     match violation {

@@ -9,7 +9,7 @@ use dispatch_sim::recipe::Recipe;
 use dispatch_sim::run::{Outcome, Profile, Sink, record, replay, run_of, trace, twice};
 use dispatch_sim::shrink::{Shrunk, shrink as shrink_recipe};
 
-use super::{PROGRAM, ProfileArg, keep, verdict};
+use super::{PROGRAM, keep, verdict};
 
 #[derive(clap::Args)]
 pub(crate) struct RunArgs {
@@ -18,7 +18,7 @@ pub(crate) struct RunArgs {
     seed: u64,
     /// What it draws.
     #[arg(long, value_enum, default_value_t)]
-    profile: ProfileArg,
+    profile: Profile,
     /// Print every event.
     #[arg(long)]
     trace: bool,
@@ -49,7 +49,7 @@ pub(crate) struct ShrinkArgs {
     seed: Option<u64>,
     /// What it draws.
     #[arg(long, value_enum, default_value_t)]
-    profile: ProfileArg,
+    profile: Profile,
     /// With these planted bugs, where the build holds them.
     #[arg(long)]
     plant: Vec<String>,
@@ -66,7 +66,7 @@ const RUNS: u32 = 3_000;
 
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     super::planted::select(&args.plant)?;
-    let profile = Profile::from(args.profile);
+    let profile = args.profile;
     let outcome = match (args.trace, args.twice) {
         (true, _) => traced(|sink| trace(args.seed, profile, sink))?,
         (false, true) => twice(args.seed, profile),
@@ -125,7 +125,7 @@ pub(crate) fn shrink(args: &ShrinkArgs) -> anyhow::Result<ExitCode> {
         (None, seed) => {
             let seed = seed.unwrap_or_default();
             super::planted::select(&args.plant)?;
-            let (outcome, mut recipe) = record(seed, args.profile.into());
+            let (outcome, mut recipe) = record(seed, args.profile);
             recipe.planted = args.plant.clone();
             ensure!(
                 outcome.violation.is_some(),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use dispatch_sim::run::{Outcome, Profile, What, run_of, twice};
 use dispatch_sim::sweep::{Pace, Swept, sweep as sweep_seeds};
 
-use super::{BROKEN, PROGRAM, ProfileArg, shown_violation, verdict};
+use super::{BROKEN, PROGRAM, shown_violation, verdict};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     threads: usize,
     /// What seeds draw.
     #[arg(long, value_enum, default_value_t)]
-    profile: ProfileArg,
+    profile: Profile,
     /// Run every seed twice and compare, not only every sixteenth.
     #[arg(long)]
     twice: bool,
@@ -49,7 +49,7 @@ pub(crate) struct Args {
 const TWICE_EVERY: u64 = 16;
 
 pub(crate) fn sweep(args: &Args) -> anyhow::Result<ExitCode> {
-    let profile = Profile::from(args.profile);
+    let profile = args.profile;
     let swept = run_all(args, |seed| {
         match args.twice || seed.is_multiple_of(TWICE_EVERY) {
             true => twice(seed, profile),
@@ -79,10 +79,10 @@ pub(crate) fn sweep(args: &Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn shown(profile: ProfileArg) -> &'static str {
+fn shown(profile: Profile) -> &'static str {
     match profile {
-        ProfileArg::Swarm => "swarm",
-        ProfileArg::Storm => "storm",
+        Profile::Swarm => "swarm",
+        Profile::Storm => "storm",
     }
 }
 

@@ -25,6 +25,7 @@ mod server;
 mod world;
 
 use crate::run::{Outcome, Violation, What};
+use crate::sometimes::Point;
 
 use fact::Story;
 use plan::Plan;
@@ -124,6 +125,7 @@ fn outcome(seed: u64, run: &Run) -> Outcome {
         digest: run.story.digest,
         events: run.story.events,
         simulated_us,
+        points: [0; Point::ALL.len()],
         violation: failed.or_else(judged),
     }
 }

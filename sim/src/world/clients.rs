@@ -11,6 +11,7 @@ use crate::clock::Us;
 use crate::fact::Fact;
 use crate::scenario::{Act, SECOND, Scenario};
 use crate::script::Script;
+use crate::timeline::Note;
 
 /// What all clients know.
 pub(crate) struct Clients {
@@ -66,6 +67,8 @@ impl World<'_> {
     pub(super) fn act(&mut self, act: Act) {
         self.clients.acts_left = self.clients.acts_left.saturating_sub(1);
         self.recorder.line(self.at, || format!("client {act:?}"));
+        self.recorder
+            .watched(|watch| watch.note(self.at, &Note::Act(&act)));
         match act {
             Act::Submit { token } => {
                 let message = self.scenario.messages[token as usize].clone();

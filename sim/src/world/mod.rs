@@ -242,6 +242,12 @@ impl<'s> World<'s> {
         self.court.violation.take()
     }
 
+    /// The store, for tests.
+    #[cfg(test)]
+    pub(crate) fn model(&self) -> &Model {
+        &self.model
+    }
+
     /// Simulated time so far.
     pub(crate) fn now_us(&self) -> Us {
         self.at
@@ -306,6 +312,7 @@ impl<'s> World<'s> {
     }
 
     fn tell(&mut self, fact: &Fact<'_>) {
+        self.recorder.watched(|watch| watch.fact(self.at, fact));
         let moment = self.moment();
         self.court.hear(&moment, fact);
     }
@@ -321,7 +328,9 @@ impl<'s> World<'s> {
             for event in self.model.log_after(id, *known) {
                 self.recorder
                     .line(self.at, || format!("log {}", event.to_json()));
-                self.court.hear(&moment, &Fact::Logged(event));
+                let fact = Fact::Logged(event);
+                self.recorder.watched(|watch| watch.fact(self.at, &fact));
+                self.court.hear(&moment, &fact);
             }
             *known = row.last_seq;
         }

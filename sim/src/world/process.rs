@@ -17,6 +17,7 @@ use crate::clock::{Clock, Us, store_time};
 use crate::fact::{Fact, Life};
 use crate::scenario::{Chaos, MINUTE, SECOND, When};
 use crate::sometimes::Point;
+use crate::timeline::Note;
 
 /// A place where processes live, one after the other.
 pub(crate) struct Replica {
@@ -236,6 +237,17 @@ impl World<'_> {
         };
         let now = process.clock.now(at);
         self.recorder.input(at, replica, now, &input);
+        self.recorder.watched(|watch| {
+            let wake = process.core.poll_timeout();
+            let wake = wake.filter(|(due, _)| input == Input::Tick && *due <= now.mono);
+            watch.input(
+                at,
+                replica,
+                now,
+                &input,
+                wake.as_ref().map(|(_, wake)| wake),
+            );
+        });
         let mut view = None;
         if let Input::Stored { id, outcome } = &input {
             let provider = process.views.remove(id);
@@ -430,6 +442,9 @@ impl World<'_> {
 
     pub(super) fn befall(&mut self, chaos: Chaos) {
         self.recorder.line(self.at, || format!("chaos {chaos:?}"));
+        let until = (self.at + chaos.lasts()).min(self.scenario.calm_at);
+        self.recorder
+            .watched(|watch| watch.note(self.at, &Note::Chaos(&chaos, until)));
         match chaos {
             Chaos::Kill {
                 replica,
@@ -573,6 +588,8 @@ impl World<'_> {
         self.calm = true;
         self.storm = None;
         self.recorder.line(self.at, || "calm".to_owned());
+        self.recorder
+            .watched(|watch| watch.note(self.at, &Note::Calm));
         for replica in 0..self.replicas.len() {
             let place = &mut self.replicas[replica];
             place.cut_off_until = 0;

@@ -10,6 +10,7 @@ use crate::fact::{Fact, Life, Waiting};
 use crate::luck::{Ask, Fate};
 use crate::scenario::SECOND;
 use crate::sometimes::Point;
+use crate::timeline::Note;
 
 /// A verb on its way.
 pub(crate) struct AtStore {
@@ -45,6 +46,8 @@ impl World<'_> {
             self.tell(&Fact::Trouble { replica });
             self.recorder
                 .line(self.at, || format!("store {}: {fate:?}", id.n));
+            self.recorder
+                .watched(|watch| watch.note(self.at, &Note::Fate(replica, id, &fate)));
         }
         let after = match fate {
             Fate::LateLanding => self.dice.store().range(25 * SECOND, 45 * SECOND),
@@ -94,6 +97,8 @@ impl World<'_> {
             return;
         }
         self.court.sometimes.befell(&verb, fate);
+        self.recorder
+            .watched(|watch| watch.note(self.at, &Note::Landing(replica, life, id)));
         let outcome: Outcome = match fate {
             Fate::Fine | Fate::Twice | Fate::LateReply | Fate::LateLanding | Fate::Held => {
                 Ok(self.land(&verb))
@@ -250,6 +255,7 @@ impl World<'_> {
                 before: Some(before),
                 after,
             };
+            self.recorder.watched(|watch| watch.fact(self.at, &fact));
             self.court.hear(&moment, &fact);
             changed.push(after.clone());
             if after.state == TurnState::Ended {
