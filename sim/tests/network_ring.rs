@@ -3,7 +3,7 @@
 #![cfg(feature = "network")]
 
 use dispatch_sim::network::{run, run_twice, trace};
-use dispatch_sim::sweep::{Swept, sweep};
+use dispatch_sim::sweep::{Pace, Swept, sweep};
 
 fn told(what: &str, swept: &Swept) {
     println!(
@@ -29,14 +29,14 @@ fn count(default: u64) -> std::ops::Range<u64> {
 #[cfg(not(planted))]
 #[test]
 fn no_seed_breaks_a_promise_and_each_does_the_same_twice() {
-    let swept = sweep(count(120), 2, run_twice, |_| {});
+    let swept = sweep(count(120), Pace::default(), run_twice, |_, _| {});
     told("network ring", &swept);
 }
 
 #[test]
 fn survey() {
     for n in count(60) {
-        let swept = sweep(n..n + 1, 1, run, |_| {});
+        let swept = sweep(n..n + 1, Pace::default(), run, |_, _| {});
         if let Some(v) = swept.violation {
             println!("{n}: {v}");
         }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::{Timeline, html, of_journal, of_recipe, of_seed};
 use crate::recipe::Recipe;
@@ -11,18 +11,19 @@ use crate::run::Profile;
 
 /// Write a run as one HTML page that needs nothing else.
 #[derive(Args, Debug)]
+#[command(group(ArgGroup::new("shown").required(true).args(["seed", "recipe", "journal"])))]
 pub struct Show {
     /// Run this seed and show it.
-    #[arg(long, value_name = "N", group = "what")]
+    #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// What the seed draws.
     #[arg(long, value_enum, default_value_t, requires = "seed")]
     profile: Profile,
     /// Run this recipe and show it.
-    #[arg(long, value_name = "FILE", group = "what")]
+    #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
     /// Show what `dispatch serve --journal` recorded: a file, or a directory of them.
-    #[arg(long, value_name = "PATH", group = "what")]
+    #[arg(long, value_name = "PATH")]
     journal: Option<PathBuf>,
     /// Where to; seed-N.html or NAME.html here unless given.
     #[arg(long, value_name = "FILE")]
@@ -82,4 +83,33 @@ fn told(timeline: &Timeline, out: &str) -> String {
         ));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        show: Show,
+    }
+
+    #[test]
+    fn either_a_seed_or_a_journal_is_shown_never_both_and_never_neither() {
+        let parsed = |args: &[&str]| {
+            let all = ["show"].iter().chain(args);
+            Cli::try_parse_from(all).map(|cli| cli.show)
+        };
+        assert_eq!(
+            parsed(&["--seed", "7", "--out", "a"]).unwrap().seed,
+            Some(7)
+        );
+        assert!(parsed(&["--journal", "a"]).is_ok());
+        assert!(parsed(&["--seed", "7", "--journal", "a"]).is_err());
+        let told = parsed(&[]).unwrap_err().to_string();
+        assert!(told.contains("--seed <N>|--journal <PATH>"), "{told}");
+    }
 }
