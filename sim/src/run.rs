@@ -111,6 +111,15 @@ pub fn trace(seed: u64, profile: Profile, sink: Sink<'_>) -> Outcome {
     outcome(&mut World::new(plan(seed, profile), Some(sink)))
 }
 
+/// Runs one seed and journals every life of every replica, as a server does:
+/// their names and contents, in the order of their ends.
+pub fn journals(seed: u64, profile: Profile) -> (Outcome, Vec<(String, Vec<u8>)>) {
+    let mut world = World::new(plan(seed, profile), None);
+    world.keeps_journals = true;
+    let outcome = outcome(&mut world);
+    (outcome, world.into_journals())
+}
+
 /// Runs a recipe.
 pub fn replay(recipe: &Recipe, sink: Option<Sink<'_>>) -> Outcome {
     outcome(&mut World::new(recipe.plan(), sink))

@@ -4,9 +4,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use dispatch_sim::recipe::Recipe;
-use dispatch_sim::run::{Outcome, Profile, Sink, record, replay, run_of, trace, twice};
+use dispatch_sim::run::{Outcome, Profile, Sink, journals, record, replay, run_of, trace, twice};
 use dispatch_sim::shrink::{Shrunk, shrink as shrink_recipe};
 
 use super::{PROGRAM, keep, verdict};
@@ -25,6 +25,9 @@ pub(crate) struct RunArgs {
     /// With these planted bugs, where the build holds them.
     #[arg(long)]
     plant: Vec<String>,
+    /// Write a journal of every life of every replica here, as a server would.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["trace", "twice"])]
+    journals: Option<PathBuf>,
     /// Run it twice and compare.
     #[arg(long, conflicts_with = "trace")]
     twice: bool,
@@ -67,12 +70,23 @@ const RUNS: u32 = 3_000;
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     super::planted::select(&args.plant)?;
     let profile = args.profile;
-    let outcome = match (args.trace, args.twice) {
-        (true, _) => traced(|sink| trace(args.seed, profile, sink))?,
-        (false, true) => twice(args.seed, profile),
-        (false, false) => run_of(args.seed, profile),
+    let outcome = match (&args.journals, args.trace, args.twice) {
+        (Some(folder), ..) => keep_journals(args.seed, profile, folder)?,
+        (None, true, _) => traced(|sink| trace(args.seed, profile, sink))?,
+        (None, false, true) => twice(args.seed, profile),
+        (None, false, false) => run_of(args.seed, profile),
     };
     tell(&format!("seed {}", args.seed), &outcome)
+}
+
+fn keep_journals(seed: u64, profile: Profile, folder: &Path) -> anyhow::Result<Outcome> {
+    let (outcome, journals) = journals(seed, profile);
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for (name, bytes) in journals {
+        let path = folder.join(format!("seed{seed}-{name}.journal"));
+        std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(outcome)
 }
 
 pub(crate) fn repro(args: &ReproArgs) -> anyhow::Result<ExitCode> {

@@ -150,6 +150,9 @@ pub(crate) struct World<'s> {
     pub(crate) events: u64,
     /// Dispatchers are replaced by copies out of their serialised form.
     pub(crate) thaws: bool,
+    /// Every life's Dispatcher is journaled, as a server's is.
+    pub(crate) keeps_journals: bool,
+    journals: Vec<(String, Vec<u8>)>,
 }
 
 impl<'s> World<'s> {
@@ -199,6 +202,8 @@ impl<'s> World<'s> {
             recorder: Recorder::new(sink),
             events: 0,
             thaws: false,
+            keeps_journals: false,
+            journals: Vec::new(),
             scenario,
             terms,
         };

@@ -8,6 +8,7 @@ use dispatch_core::Dispatcher;
 use dispatch_core::config::{Config, OnCut, Provider};
 use dispatch_core::ids::{EffectId, Epoch, Owner, ProviderId, TurnId};
 use dispatch_core::io::{Effect, Input};
+use dispatch_core::journal::{self, Recorder, Start};
 use dispatch_core::liveness::OnCrash;
 use dispatch_core::store::{ProviderSettings, Reply};
 use dispatch_core::time::{Instant, Timestamp};
@@ -49,6 +50,7 @@ pub(crate) struct Process {
     /// When it was last told something.
     told_at: Us,
     fresh_bytes: usize,
+    journal: Option<Recorder>,
 }
 
 /// A kill or a pause that waits for its moment.
@@ -152,7 +154,14 @@ impl World<'_> {
             boot,
             incarnation: 0,
         };
-        let core = Dispatcher::new(self.config(owner), seed, clock.now(self.at));
+        let start = Start {
+            config: self.config(owner),
+            seed,
+            now: clock.now(self.at),
+            life: journal::Life::First,
+        };
+        let core = start.dispatcher();
+        let journal = self.keeps_journals.then(|| begun(&start));
         let place = &mut self.replicas[replica];
         place.life += 1;
         place.state = Life::Up;
@@ -169,6 +178,7 @@ impl World<'_> {
             epochs: BTreeMap::new(),
             told_at: self.at,
             fresh_bytes: 0,
+            journal,
         });
         self.tell_life(replica, Life::Up);
         self.drain(replica);
@@ -262,6 +272,9 @@ impl World<'_> {
         }
         process.feeds += 1;
         process.told_at = at;
+        if let Some(journal) = &mut process.journal {
+            journal.input(now, &input).expect("inputs can be journaled");
+        }
         if self.thaws && process.feeds.is_multiple_of(THAW_EVERY) {
             *process.core = thawed(&process.core);
         }
@@ -281,8 +294,14 @@ impl World<'_> {
     fn drain(&mut self, replica: usize) {
         while let Some(process) = &mut self.replicas[replica].process {
             let Some(effect) = process.core.poll_effect() else {
+                if let Some(journal) = &mut process.journal {
+                    journal.finish().expect("effects have digests");
+                }
                 break;
             };
+            if let Some(journal) = &mut process.journal {
+                journal.effect(&effect);
+            }
             let hit = process.doom.take_if(|doom| doom.is_due(&effect));
             let hit = hit.map(|doom| doom.hit);
             if hit.is_some() {
@@ -523,6 +542,7 @@ impl World<'_> {
             return;
         };
         self.replicas[replica].inbox.clear();
+        self.keep_journal(replica, &process);
         self.tell_life(replica, Life::Down);
         for stream in process.streams.into_values() {
             self.abandon_stream(stream, 100_000);
@@ -531,6 +551,23 @@ impl World<'_> {
         self.detach_followers(replica);
         let life = self.replicas[replica].life;
         self.queue_in(down, Event::Start { replica, life });
+    }
+
+    fn keep_journal(&mut self, replica: usize, process: &Process) {
+        if let Some(journal) = &process.journal {
+            let name = format!("r{replica}-life{}", self.replicas[replica].life);
+            self.journals.push((name, journal.frames().to_vec()));
+        }
+    }
+
+    /// The journals of all lives, those that still last included.
+    pub(crate) fn into_journals(mut self) -> Vec<(String, Vec<u8>)> {
+        for replica in 0..self.replicas.len() {
+            if let Some(process) = self.replicas[replica].process.take() {
+                self.keep_journal(replica, &process);
+            }
+        }
+        self.journals
     }
 
     fn stop(&mut self, replica: usize, during: Us) {
@@ -601,6 +638,12 @@ impl World<'_> {
             self.start(replica, life);
         }
     }
+}
+
+fn begun(start: &Start) -> Recorder {
+    let mut journal = Recorder::default();
+    journal.start(start).expect("a start can be journaled");
+    journal
 }
 
 fn frozen(core: &Dispatcher) -> Vec<u8> {
