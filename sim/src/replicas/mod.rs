@@ -4,7 +4,9 @@
 //! replica is a node with its own asynchronous loop around a Dispatcher, and
 //! verbs, requests and commands travel over a simulated network. Nodes are
 //! killed, restarted and stopped, links are clogged, messages are lost; then
-//! comes a calm. The oracles are those of the core ring, all of them.
+//! comes a calm. The oracles are those of the core ring, all of them; graceful
+//! shutdowns, jumps of wall clocks and stores that answer "unknown" at once are
+//! left to that ring.
 //!
 //! Scripts, answers of the provider and what clients do come from the core
 //! ring's scenarios; only what befalls nodes and links is drawn here.
