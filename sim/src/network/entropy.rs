@@ -8,6 +8,7 @@ use std::cell::RefCell;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng};
+use rustix::rand::GetRandomFlags;
 
 thread_local! {
     static STREAM: RefCell<Option<ChaCha8Rng>> = const { RefCell::new(None) };
@@ -46,12 +47,12 @@ unsafe extern "C" fn getrandom(buffer: *mut u8, length: usize, flags: u32) -> is
     if seeded(bytes) {
         return isize::try_from(length).unwrap_or(isize::MAX);
     }
-    let flags = rustix::rand::GetRandomFlags::from_bits_retain(flags);
-    match rustix::rand::getrandom(bytes, flags) {
-        Ok(written) => isize::try_from(written).unwrap_or(isize::MAX),
-        // Callers that get less than they asked for ask again.
-        Err(_) => 0,
-    }
+    let asked = GetRandomFlags::from_bits_retain(flags);
+    let written = rustix::rand::getrandom(&mut *bytes, asked)
+        // An older kernel knows fewer flags, and every kernel none.
+        .or_else(|_| rustix::rand::getrandom(bytes, GetRandomFlags::empty()));
+    // Callers that get less than they asked for ask again.
+    isize::try_from(written.unwrap_or(0)).unwrap_or(isize::MAX)
 }
 
 #[cfg(test)]

@@ -261,6 +261,7 @@ fn changes(
     }
     if swarm.server_dies || swarm.server_restarts {
         let mut at = rng.range(SECOND, calm_at_ms);
+        let longest_life_ms = *rng.pick(&[3 * SECOND, 60 * SECOND, 60 * SECOND]);
         while at < calm_at_ms {
             let dies = !swarm.server_restarts || swarm.server_dies && rng.chance(5_000);
             let end = match dies {
@@ -270,7 +271,7 @@ fn changes(
             let up_at = at + rng.spread(50, 15 * SECOND);
             changes.push((at, end));
             changes.push((up_at.min(calm_at_ms), Change::Bounce(Role::Server)));
-            at = up_at + rng.spread(SECOND, 60 * SECOND);
+            at = up_at + rng.spread(300, longest_life_ms);
         }
     }
     for provider in 0..providers {

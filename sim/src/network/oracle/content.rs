@@ -62,17 +62,18 @@ fn says(scripted: &StepScript, chunks: &[Chunk], partial: bool) -> bool {
         && fits(&scripted.reasoning, &said(ChunkKind::Reasoning))
 }
 
+type Part = fn(&StepScript) -> &str;
+
 /// A delta stands where the script has it; a snapshot is its beginning.
 fn delta(script: &Script, at_ms: u64, event: &AgentEvent) -> Result<(), Breach> {
-    let fits = |step: u32, part: fn(&StepScript) -> &str, offset: u64, piece: &str| {
+    let fits = |step: u32, part: Part, offset: u64, piece: &str| {
         let scripted = script.steps.get(step as usize).map(part);
         let rest = usize::try_from(offset).ok();
         scripted
             .and_then(|whole| whole.get(rest?..))
             .is_some_and(|rest| rest.starts_with(piece))
     };
-    let (text, reasoning): (fn(&StepScript) -> &str, fn(&StepScript) -> &str) =
-        (|step| &step.text, |step| &step.reasoning);
+    let (text, reasoning): (Part, Part) = (|step| &step.text, |step| &step.reasoning);
     let is_right = match &event.body {
         EventBody::TextDelta {
             step,
