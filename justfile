@@ -47,15 +47,9 @@ fuzz name seconds="60":
     mkdir -p {{target}}/corpus/{{name}}
     cd fuzz && cargo fuzz run -s none {{name}} "$(realpath ../{{target}})/corpus/{{name}}" corpus/{{name}} -- -max_total_time={{seconds}} -rss_limit_mb=2048 -timeout=20
 
-# The least that covers what a target's runs have covered, into its committed corpus.
-fuzz-keep name:
-    #!/usr/bin/env bash
-    set -euo pipefail
-    mkdir -p '{{target}}/corpus/{{name}}'
-    gathered="$(realpath '{{target}}/corpus/{{name}}')"
-    cd fuzz
-    # Hand-written and once failing inputs stay, whatever they cover.
-    cargo fuzz run -s none '{{name}}' 'corpus/{{name}}' "$gathered" -- -merge=1 -set_cover_merge=1 -use_counters=0 -max_len=1024
+# What a target's runs have gathered, without what adds no coverage.
+fuzz-min name:
+    cd fuzz && cargo fuzz cmin -s none {{name}} "$(realpath ../{{target}})/corpus/{{name}}"
 
 # The figures, measured on this machine.
 bench seeds="2000":

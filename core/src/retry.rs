@@ -165,8 +165,8 @@ pub fn next(
     wall: Timestamp,
 ) -> Verdict {
     let scheduled = delay_for(terms, state.attempt).filter(|delay_ms| {
-        let sum_ms = state.sum_ms.saturating_add(*delay_ms);
-        sum_ms <= terms.budget_ms || crate::planted!("D07")
+        let sum_ms = state.sum_ms.checked_add(*delay_ms);
+        sum_ms.is_some_and(|sum_ms| sum_ms <= terms.budget_ms) || crate::planted!("D07")
     });
     let Some(scheduled_ms) = scheduled else {
         return Verdict::GiveUp(None);

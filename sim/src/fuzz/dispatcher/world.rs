@@ -112,32 +112,22 @@ impl World {
     }
 
     fn feed_at(&mut self, now: Now, input: Input) {
-        match &input {
-            Input::ProviderEnd { id } | Input::ProviderFailed { id, .. } => {
-                self.streams.retain(|open| open != id);
-            }
-            Input::ToolDone { id, .. } => self.tools.retain(|running| running != id),
-            Input::Reaped { id, .. } => self.reaps.retain(|asked| asked != id),
-            Input::EffectPanicked { id, .. } => {
-                self.streams.retain(|open| open != id);
-                self.tools.retain(|running| running != id);
-                self.reaps.retain(|asked| asked != id);
-            }
+        if let Input::Command { id, .. } = &input {
             // A driver gives every request a name of its own.
-            Input::Command { id, .. } if self.commands.contains_key(id) => return,
-            Input::Command { id, .. } => {
-                self.commands.insert(*id, false);
+            if self.commands.contains_key(id) {
+                return;
             }
-            Input::Shutdown => self.shutting_down = true,
-            Input::Tick
-            | Input::Stored { .. }
-            | Input::ProviderHead { .. }
-            | Input::ProviderBytes { .. }
-            | Input::ToolOutput { .. } => {}
+            self.commands.insert(*id, false);
         }
+        self.shutting_down |= input == Input::Shutdown;
+        let [stream, tool, reap] = ended_by(&input);
         let is_tick = input == Input::Tick;
         self.core.handle(now, input);
         self.drain();
+        // Only now: what was due came before the input, and could still close it.
+        self.streams.retain(|id| Some(*id) != stream);
+        self.tools.retain(|id| Some(*id) != tool);
+        self.reaps.retain(|id| Some(*id) != reap);
         if let Err(broken) = self.core.check() {
             panic!("{broken}; the store has lied: {}", self.ever_lied);
         }
@@ -495,6 +485,23 @@ impl World {
             assert_eq!(row.state, TurnState::Ended);
             assert_eq!(ends.get(turn), Some(&1), "terminal events of {turn}");
         }
+    }
+}
+
+/// The stream, the tool and the reaping of which nothing more comes after this.
+fn ended_by(input: &Input) -> [Option<EffectId>; 3] {
+    match input {
+        Input::ProviderEnd { id } | Input::ProviderFailed { id, .. } => [Some(*id), None, None],
+        Input::ToolDone { id, .. } => [None, Some(*id), None],
+        Input::Reaped { id, .. } => [None, None, Some(*id)],
+        Input::EffectPanicked { id, .. } => [Some(*id); 3],
+        Input::Tick
+        | Input::Command { .. }
+        | Input::Stored { .. }
+        | Input::ProviderHead { .. }
+        | Input::ProviderBytes { .. }
+        | Input::ToolOutput { .. }
+        | Input::Shutdown => [None; 3],
     }
 }
 
