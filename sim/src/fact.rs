@@ -234,6 +234,13 @@ pub enum Fact<'a> {
         /// Which replica.
         replica: usize,
     },
+    /// A replica's core has panicked and is rebuilt.
+    Panicked {
+        /// Which replica.
+        replica: usize,
+        /// The turn whose input it was.
+        seal: Option<TurnId>,
+    },
     /// Something was done to a step.
     Injected {
         /// To this turn.

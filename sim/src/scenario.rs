@@ -22,6 +22,8 @@ pub(crate) struct Scenario {
     pub(crate) seals: bool,
     pub(crate) repeats_cuts: bool,
     pub(crate) retry_budget_ms: u64,
+    /// Most commands run for minutes.
+    pub(crate) slow_tools: bool,
     pub(crate) step_limit_bytes: usize,
     /// When the calm begins.
     pub(crate) calm_at: Us,
@@ -91,6 +93,8 @@ pub(crate) enum Chaos {
     Partition { replica: usize, during: Us },
     /// Every request is refused.
     Storm { during: Us, kind: StormKind },
+    /// The core panics over the input after so many more (L7).
+    Panic { replica: usize, after_inputs: u32 },
     /// What its owners write about their turns waits for a lock that nobody
     /// releases; all else goes through.
     Wedge { replica: usize, during: Us },
@@ -212,6 +216,7 @@ impl Scenario {
             seals: rng.chance(1_000),
             repeats_cuts: rng.chance(3_000),
             retry_budget_ms: retry_budget_ms(more),
+            slow_tools: false,
             step_limit_bytes: 4 * 1024 * 1024,
             calm_at,
             acts: Vec::new(),
@@ -222,7 +227,10 @@ impl Scenario {
         };
         scenario.plan_clients(rng);
         scenario.plan_chaos(rng, is_long);
+        scenario.seals |= more.chance(1_500);
+        scenario.slow_tools = more.chance(2_500);
         scenario.plan_wedges(more);
+        scenario.plan_panics(more);
         scenario.plan_floods(more);
         scenario.plan_rushes(more);
         scenario
@@ -355,6 +363,24 @@ impl Scenario {
         }
     }
 
+    fn plan_panics(&mut self, rng: &mut Rng) {
+        if !rng.chance(1_500) {
+            return;
+        }
+        for replica in 0..self.replicas {
+            let mut at = rng.range(0, 10 * MINUTE);
+            while at < self.calm_at.min(HOUR) {
+                let after_inputs = u32::try_from(rng.below(60)).unwrap_or(0);
+                let panic = Chaos::Panic {
+                    replica,
+                    after_inputs,
+                };
+                self.chaos.push((at, panic));
+                at += rng.spread(SECOND, 20 * MINUTE);
+            }
+        }
+    }
+
     /// A model that does not stop, against a bound that is soon reached.
     fn plan_floods(&mut self, rng: &mut Rng) {
         if rng.chance(1_500) {
@@ -369,6 +395,8 @@ impl Scenario {
         if !rng.chance(2_500) {
             return;
         }
+        let slowest = rng.range(20, 400) * 1_000;
+        self.faults.store_slowest = self.faults.store_slowest.max(slowest);
         let every = rng.range(MINUTE, 5 * MINUTE);
         for (at, _) in self.acts.iter_mut().filter(|(at, _)| *at < self.calm_at) {
             *at = *at - *at % every + rng.below(80_000);
@@ -421,7 +449,7 @@ impl Faults {
             provider_kinds,
             store_unknown: rate(3_500, 300),
             store_failed: rate(3_000, 300),
-            store_stall: rate(2_500, 60),
+            store_stall: rate(2_500, 150),
             store_twice: rate(3_000, 300),
             tool_hang: rate(3_000, 1_500),
             tool_end_lost: rate(2_000, 500),
@@ -450,6 +478,7 @@ mod tests {
         assert!(some(&|c| matches!(c, Chaos::Storm { .. })));
         assert!(some(&|c| matches!(c, Chaos::WallJump { .. })));
         assert!(some(&|c| matches!(c, Chaos::Wedge { .. })));
+        assert!(some(&|c| matches!(c, Chaos::Panic { .. })));
         assert!(many.iter().any(|s| s.retry_budget_ms == 105_000));
         assert!(many.iter().any(|s| s.calm_at >= 10 * HOUR));
         for (fault, _) in FAULTS {

@@ -3,6 +3,7 @@
 
 mod clients;
 mod follow;
+mod panics;
 mod process;
 mod provider;
 mod rest;

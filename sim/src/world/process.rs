@@ -32,15 +32,20 @@ pub(crate) struct Replica {
 
 /// One life.
 pub(crate) struct Process {
-    core: Box<Dispatcher>,
-    clock: Clock,
-    boot: u64,
-    armed: Option<Us>,
+    pub(super) core: Box<Dispatcher>,
+    pub(super) clock: Clock,
+    pub(super) boot: u64,
+    pub(super) incarnation: u32,
+    pub(super) armed: Option<Us>,
+    /// The core panics over the input after so many more.
+    panics_after: Option<u32>,
     /// Dies after so many more effects, and stays dead for so long.
     doom: Option<(u32, Us)>,
     feeds: u64,
     pub(super) streams: BTreeMap<EffectId, u32>,
     pub(super) runs: BTreeMap<EffectId, usize>,
+    /// Verbs in flight that write to a turn.
+    pub(super) writes: BTreeMap<EffectId, TurnId>,
     pub(super) views: BTreeMap<EffectId, ProviderId>,
     pub(super) epochs: BTreeMap<TurnId, Epoch>,
     fresh_bytes: usize,
@@ -98,11 +103,14 @@ impl World<'_> {
             core: Box::new(core),
             clock,
             boot,
+            incarnation: 0,
             armed: None,
+            panics_after: None,
             doom: None,
             feeds: 0,
             streams: BTreeMap::new(),
             runs: BTreeMap::new(),
+            writes: BTreeMap::new(),
             views: BTreeMap::new(),
             epochs: BTreeMap::new(),
             fresh_bytes: 0,
@@ -111,7 +119,7 @@ impl World<'_> {
         self.drain(replica);
     }
 
-    fn config(&self, owner: Owner) -> Config {
+    pub(super) fn config(&self, owner: Owner) -> Config {
         let providers = self
             .providers
             .iter()
@@ -165,7 +173,10 @@ impl World<'_> {
         }
     }
 
-    fn feed(&mut self, replica: usize, input: Input) {
+    pub(super) fn feed(&mut self, replica: usize, input: Input) {
+        if let Input::Command { id, .. } = &input {
+            self.take_command(*id);
+        }
         let at = self.at;
         let place = &mut self.replicas[replica];
         let Some(process) = &mut place.process else {
@@ -173,9 +184,18 @@ impl World<'_> {
         };
         let now = process.clock.now(at);
         self.recorder.input(at, replica, now, &input);
+        match &mut process.panics_after {
+            Some(0) => {
+                process.panics_after = None;
+                return self.panic_over(replica, &input);
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
         let mut view = None;
         if let Input::Stored { id, outcome } = &input {
             let provider = process.views.remove(id);
+            process.writes.remove(id);
             match outcome {
                 Ok(Reply::View(read)) => view = provider.map(|p| (p, read.clone())),
                 Ok(Reply::Granted(granted)) => {
@@ -202,7 +222,7 @@ impl World<'_> {
     }
 
     /// Carries out effects, down to the last one or to the process's death.
-    fn drain(&mut self, replica: usize) {
+    pub(super) fn drain(&mut self, replica: usize) {
         while let Some(process) = &mut self.replicas[replica].process {
             let Some(effect) = process.core.poll_effect() else {
                 break;
@@ -359,6 +379,14 @@ impl World<'_> {
                 place.cut_off_until = place.cut_off_until.max(until);
                 self.tell(&Fact::Trouble { replica });
             }
+            Chaos::Panic {
+                replica,
+                after_inputs,
+            } => {
+                if let Some(process) = &mut self.replicas[replica].process {
+                    process.panics_after = Some(after_inputs);
+                }
+            }
             Chaos::Wedge { replica, during } => {
                 let until = (self.at + during).min(self.scenario.calm_at);
                 self.replicas[replica].wedged_until = until;
@@ -453,6 +481,7 @@ impl World<'_> {
             place.cut_off_until = 0;
             if let Some(process) = &mut place.process {
                 process.doom = None;
+                process.panics_after = None;
             }
             let life = place.life;
             self.go_on(replica, life);

@@ -60,6 +60,10 @@ impl Streams {
             .any(|stream| stream.turn == turn && !stream.abandoned)
     }
 
+    pub(super) fn turn_of(&self, stream: u32) -> Option<TurnId> {
+        self.open.get(&stream).map(|open| open.turn)
+    }
+
     pub(super) fn in_flight(&self) -> usize {
         self.open.values().filter(|s| s.in_flight).count()
     }

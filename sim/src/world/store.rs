@@ -47,6 +47,9 @@ impl World<'_> {
         if let (Verb::AdmissionView { provider }, Some(process)) = (&verb, &mut place.process) {
             process.views.insert(id, provider.clone());
         }
+        if let (Some(fence), Some(process)) = (fence_of(&verb), &mut place.process) {
+            process.writes.insert(id, fence.turn);
+        }
         if let Verb::ApplyGrants(plan) = &verb {
             self.tell(&Fact::Planned { replica, plan });
         }
@@ -67,10 +70,13 @@ impl World<'_> {
                 .line(self.at, || format!("store {}: {fate:?}", id.n));
         }
         let after = match fate {
+            Fate::LateLanding if fence_of(&verb).is_some() => {
+                self.dice.store.range(25 * SECOND, 120 * SECOND)
+            }
             Fate::LateLanding => self.dice.store.range(25 * SECOND, 45 * SECOND),
             Fate::Held => {
                 let left = self.replicas[replica].cut_off_until.saturating_sub(self.at);
-                left + self.store_delay()
+                left + self.dice.store.spread(1_000, 30 * SECOND)
             }
             _ => self.store_delay(),
         };
