@@ -76,6 +76,8 @@ pub struct Request {
     pub turn: TurnId,
     /// For which step, as the transcript says.
     pub step: u32,
+    /// Whether the model may ask for tools.
+    pub offers_tools: bool,
     /// Whether a vendor would accept the transcript, or why not.
     pub verdict: Result<(), String>,
 }

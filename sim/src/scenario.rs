@@ -25,6 +25,8 @@ pub(crate) struct Scenario {
     /// Most commands run for minutes.
     pub(crate) slow_tools: bool,
     pub(crate) step_limit_bytes: usize,
+    /// 0: none.
+    pub(crate) step_limit: u32,
     /// When the calm begins.
     pub(crate) calm_at: Us,
     pub(crate) conversations: Vec<Conversation>,
@@ -172,6 +174,8 @@ pub(crate) struct Faults {
     pub(crate) store_failed: u64,
     pub(crate) store_stall: u64,
     pub(crate) store_twice: u64,
+    /// A write of an owner that a layer below sends once more, much later.
+    pub(crate) store_echo: u64,
     pub(crate) tool_hang: u64,
     pub(crate) tool_end_lost: u64,
     /// The slowest answer of the store, in microseconds.
@@ -218,6 +222,7 @@ impl Scenario {
             retry_budget_ms: retry_budget_ms(more),
             slow_tools: false,
             step_limit_bytes: 4 * 1024 * 1024,
+            step_limit: 0,
             calm_at,
             acts: Vec::new(),
             chaos: Vec::new(),
@@ -229,6 +234,12 @@ impl Scenario {
         scenario.plan_chaos(rng, is_long);
         scenario.seals |= more.chance(1_500);
         scenario.slow_tools = more.chance(2_500);
+        if more.chance(1_000) {
+            scenario.step_limit = u32::try_from(more.range(1, 3)).unwrap_or(1);
+        }
+        if more.chance(2_000) {
+            scenario.faults.store_echo = more.range(50, 1_000);
+        }
         scenario.plan_wedges(more);
         scenario.plan_panics(more);
         scenario.plan_floods(more);
@@ -392,14 +403,21 @@ impl Scenario {
 
     /// Everybody acts in the same moments.
     fn plan_rushes(&mut self, rng: &mut Rng) {
-        if !rng.chance(2_500) {
+        if !rng.chance(3_500) {
             return;
         }
+        // A line is contended where it is short of slots and not all are equal.
+        for limit in &mut self.limits {
+            *limit = (*limit).min(u32::try_from(rng.range(1, 4)).unwrap_or(1));
+        }
+        let slug = rng.pick(&self.conversations).workspace.clone();
+        let starred = true;
+        self.acts.push((SECOND, Act::Star { slug, starred }));
         let slowest = rng.range(20, 400) * 1_000;
         self.faults.store_slowest = self.faults.store_slowest.max(slowest);
         let every = rng.range(MINUTE, 5 * MINUTE);
         for (at, _) in self.acts.iter_mut().filter(|(at, _)| *at < self.calm_at) {
-            *at = *at - *at % every + rng.below(80_000);
+            *at = *at - *at % every + rng.below(300_000);
         }
     }
 }
@@ -451,6 +469,7 @@ impl Faults {
             store_failed: rate(3_000, 300),
             store_stall: rate(2_500, 150),
             store_twice: rate(3_000, 300),
+            store_echo: 0,
             tool_hang: rate(3_000, 1_500),
             tool_end_lost: rate(2_000, 500),
             store_slowest: rate(3_000, 400) * 1_000 + 4_000,

@@ -54,6 +54,8 @@ fn the_storms_reach_every_kind_of_ending_and_recovery() {
         "\"code\":\"provider-unauthorized\"",
         "\"code\":\"provider-unavailable\"",
         "\"code\":\"replica-lost\"",
+        "\"code\":\"step-too-large\"",
+        "\"cause\":\"panic\"",
         "\"source\":\"retry-after\"",
         "Killed {",
         "Finished(ToolEnd",

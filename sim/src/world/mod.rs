@@ -161,6 +161,7 @@ impl<'s> World<'s> {
             resume_limit: 3,
             retry_budget_ms: scenario.retry_budget_ms,
             step_limit_bytes: scenario.step_limit_bytes,
+            step_limit: scenario.step_limit,
         });
         let providers = ["north", "south"].into_iter().take(scenario.limits.len());
         let mut world = World {

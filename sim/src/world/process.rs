@@ -137,6 +137,7 @@ impl World<'_> {
         config.requests_ms = self.scenario.requests_ms;
         config.retry.budget_ms = self.scenario.retry_budget_ms;
         config.step_limit_bytes = self.scenario.step_limit_bytes;
+        config.step_limit = self.scenario.step_limit;
         if self.scenario.seals {
             config.on_crash = OnCrash::Seal;
         }

@@ -7,6 +7,7 @@ use dispatch_core::store::{Fence, Outcome, Reply, StoreFault, TurnRow, TurnState
 use super::{Event, World, judge};
 use crate::clock::Us;
 use crate::fact::{Fact, Waiting};
+use crate::rng::{Purpose, Rng};
 use crate::scenario::SECOND;
 
 /// A verb on its way.
@@ -38,6 +39,8 @@ enum Fate {
     Lost,
     /// Its reply comes twice.
     Twice,
+    /// It was sent once more by a layer below: it lands, and nobody listens.
+    Echo,
 }
 
 impl World<'_> {
@@ -80,6 +83,7 @@ impl World<'_> {
             }
             _ => self.store_delay(),
         };
+        self.echo(replica, id, &verb);
         let verb = Box::new(AtStore {
             replica,
             life,
@@ -88,6 +92,25 @@ impl World<'_> {
             fate,
         });
         self.queue_in(after, Event::Store(verb));
+    }
+
+    /// Lets an owner's write land once more, when nobody thinks of it any more.
+    fn echo(&mut self, replica: usize, id: EffectId, verb: &Verb) {
+        let life = self.replicas[replica].life;
+        let incarnation = u64::from(id.incarnation) << 32 | u64::from(life) << 8 | replica as u64;
+        let mut rng = Rng::keyed(self.seed, Purpose::Store, id.n, incarnation + 1);
+        if self.calm || fence_of(verb).is_none() || !rng.chance(self.scenario.faults.store_echo) {
+            return;
+        }
+        let echo = Box::new(AtStore {
+            replica,
+            life,
+            id,
+            verb: verb.clone(),
+            fate: Fate::Echo,
+        });
+        let after = rng.spread(SECOND / 10, 90 * SECOND);
+        self.queue_in(after, Event::Store(echo));
     }
 
     fn store_delay(&mut self) -> Us {
@@ -142,6 +165,10 @@ impl World<'_> {
             }
             Fate::UnknownLost => Err(StoreFault::Unknown),
             Fate::Failed => Err(StoreFault::Failed("the connection was refused".to_owned())),
+            Fate::Echo => {
+                self.land(&verb);
+                return;
+            }
             Fate::Lost => return,
         };
         let after = match fate {
