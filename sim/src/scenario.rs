@@ -135,6 +135,8 @@ pub(crate) enum Fault {
     Empty,
     NoTerminator,
     CutAtEnd,
+    /// Cut after a finish reason before which nothing was said.
+    EmptyCut,
     /// The step outgrows its bound.
     Flood,
 }
@@ -244,6 +246,11 @@ impl Scenario {
         scenario.plan_panics(more);
         scenario.plan_floods(more);
         scenario.plan_rushes(more);
+        if more.chance(1_500) {
+            let fault = (Fault::EmptyCut, 10);
+            scenario.faults.provider_kinds.push(fault);
+            scenario.faults.provider = scenario.faults.provider.max(1_000);
+        }
         scenario
     }
 
