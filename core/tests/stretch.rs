@@ -433,17 +433,23 @@ fn t11_an_empty_completion_is_repeated_once_and_announced() {
 }
 
 #[test]
-fn t11_a_finish_without_words_or_farewell_is_an_empty_completion_and_no_cut() {
+fn t11_a_finish_without_words_is_an_empty_completion_unless_it_was_cut() {
     let mut world = World::new();
-    world.submit("hello");
-    let id = world.stream();
-    world.head(id, 200, &[("content-type", "text/event-stream")]);
-    world.sse(
-        id,
-        &[r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#],
-    );
-    world.pass(5_000);
-    assert_eq!(world.log(), ["turn-start", "step-restart"]);
+    let turn = world.submit("hello").turn;
+    for (pass_ms, kind) in [(5_000, FailKind::Refused), (0, FailKind::Body)] {
+        let id = world.stream();
+        world.head(id, 200, &[("content-type", "text/event-stream")]);
+        world.sse(
+            id,
+            &[r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#],
+        );
+        world.pass(pass_ms);
+        let message = String::new();
+        world.feed(Input::ProviderFailed { id, kind, message });
+    }
+    let cause = world.model.turns[&turn].retry.last.clone().unwrap().cause;
+    assert_eq!(cause, "stream-cut");
+    assert_eq!(world.log()[1..], ["step-restart", "retry(0, 5000)"]);
 }
 
 #[test]

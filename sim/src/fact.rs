@@ -76,6 +76,8 @@ pub struct Request {
     pub turn: TurnId,
     /// For which step, as the transcript says.
     pub step: u32,
+    /// Whether the model may ask for tools.
+    pub offers_tools: bool,
     /// Whether a vendor would accept the transcript, or why not.
     pub verdict: Result<(), String>,
 }
@@ -236,6 +238,13 @@ pub enum Fact<'a> {
     Trouble {
         /// Which replica.
         replica: usize,
+    },
+    /// A replica's core has panicked and is rebuilt.
+    Panicked {
+        /// Which replica.
+        replica: usize,
+        /// The turn whose input it was.
+        seal: Option<TurnId>,
     },
     /// Something was done to a step.
     Injected {

@@ -31,6 +31,19 @@ pub(crate) enum Mishap {
         /// What became of it.
         fate: Fate,
     },
+    /// A verb that a layer below sends once more.
+    Echo {
+        /// When it was asked.
+        at: Us,
+        /// By whom.
+        replica: usize,
+        /// [`dispatch_core::store::Verb::name`].
+        verb: String,
+        /// As of [`Mishap::Store`].
+        nth: u32,
+        /// How much later it comes once more.
+        after: Us,
+    },
     /// A request to a provider.
     Answer {
         /// The turn's message.
@@ -72,6 +85,8 @@ pub(crate) enum Fate {
     Lost,
     /// Its reply comes twice.
     Twice,
+    /// It was sent once more by a layer below: it lands, and nobody listens.
+    Echo,
 }
 
 /// What is wrong with a command.
@@ -156,10 +171,11 @@ impl Luck {
                     verb,
                     nth: listed,
                     fate,
-                } => ((*at == ask.at && *listed == nth) || (*at < ask.at && ask.at <= *at + LATE))
+                } => ask
+                    .is_meant((*at, *listed), nth)
                     .then_some(*fate)
                     .filter(|_| *replica == ask.replica && verb == ask.verb),
-                Mishap::Answer { .. } | Mishap::Tool { .. } => None,
+                Mishap::Echo { .. } | Mishap::Answer { .. } | Mishap::Tool { .. } => None,
             })
             .unwrap_or(Fate::Fine),
         };
@@ -174,6 +190,41 @@ impl Luck {
             });
         }
         fate
+    }
+
+    /// How much later a verb that has just met its fate comes once more.
+    pub(crate) fn echo(&mut self, rng: &mut Rng, ask: Ask) -> Option<Us> {
+        let nth = self.asked.get(&(ask.replica, ask.verb)).copied();
+        let nth = nth.filter(|_| self.at == ask.at).unwrap_or_default();
+        let after = match &mut self.source {
+            Source::Drawn(faults) => {
+                let echoes = faults.store_echo > 0 && !ask.is_calm && rng.chance(faults.store_echo);
+                echoes.then(|| rng.spread(SECOND / 10, 90 * SECOND))
+            }
+            Source::Listed(list) => take(list, |mishap| match mishap {
+                Mishap::Echo {
+                    at,
+                    replica,
+                    verb,
+                    nth: listed,
+                    after,
+                } => ask
+                    .is_meant((*at, *listed), nth)
+                    .then_some(*after)
+                    .filter(|_| *replica == ask.replica && verb == ask.verb),
+                Mishap::Store { .. } | Mishap::Answer { .. } | Mishap::Tool { .. } => None,
+            }),
+        };
+        if let Some(after) = after {
+            self.happened.push(Mishap::Echo {
+                at: ask.at,
+                replica: ask.replica,
+                verb: ask.verb.to_owned(),
+                nth,
+                after,
+            });
+        }
+        after
     }
 
     /// Of a request that has reached its provider.
@@ -195,7 +246,7 @@ impl Luck {
                     attempt,
                     fault,
                 } => ((*token, *step, *attempt) == of).then_some(*fault),
-                Mishap::Store { .. } | Mishap::Tool { .. } => None,
+                Mishap::Store { .. } | Mishap::Echo { .. } | Mishap::Tool { .. } => None,
             }),
         };
         if let Some(fault) = fault {
@@ -223,7 +274,7 @@ impl Luck {
                     command: listed,
                     trouble,
                 } => (listed == command).then_some(*trouble),
-                Mishap::Store { .. } | Mishap::Answer { .. } => None,
+                Mishap::Store { .. } | Mishap::Echo { .. } | Mishap::Answer { .. } => None,
             })
             .unwrap_or_default(),
         };
@@ -242,6 +293,14 @@ pub(crate) struct Ask {
     pub(crate) replica: usize,
     pub(crate) verb: &'static str,
     pub(crate) is_calm: bool,
+}
+
+impl Ask {
+    /// Whether it is what is listed of a moment and a place in its row, or one
+    /// that came a little later.
+    fn is_meant(&self, (at, listed): (Us, u32), nth: u32) -> bool {
+        (at == self.at && listed == nth) || (at < self.at && self.at <= at + LATE)
+    }
 }
 
 /// Takes the first of the list for which there is an answer.
@@ -314,6 +373,7 @@ mod tests {
             store_failed: 0,
             store_stall: 0,
             store_twice: 0,
+            store_echo: 0,
             tool_hang: 5_000,
             tool_end_lost: 5_000,
             tool_fails: 5_000,

@@ -27,7 +27,7 @@ pub const LEDGER: [Entry; 30] = [
     ("D21", &["tool-once"]),
     ("D24", &["client-view"]),
     ("D25", &["content"]),
-    ("D26", &["content"]),
+    ("D26", &["content", "justified"]),
     ("D27", &["log-size"]),
     ("D29", &["one-owner"]),
     ("D31", &["accepted-once"]),

@@ -206,6 +206,7 @@ impl Chaos {
             | Chaos::Shutdown { replica, .. }
             | Chaos::Pause { replica, .. }
             | Chaos::Partition { replica, .. }
+            | Chaos::Panic { replica, .. }
             | Chaos::Wedge { replica, .. }
             | Chaos::WallJump { replica, .. } => Some(replica),
             Chaos::Storm { .. } => None,
@@ -258,6 +259,20 @@ impl fmt::Display for Recipe {
             {
                 lines.push((*at, format!("r{replica}'s `{verb}` at the store: {fate:?}")));
             }
+            if let Mishap::Echo {
+                at,
+                replica,
+                verb,
+                after,
+                ..
+            } = mishap
+            {
+                let later = shown_time(*after);
+                lines.push((
+                    *at,
+                    format!("r{replica}'s `{verb}` lands once more {later} later"),
+                ));
+            }
         }
         lines.sort();
         for (at, line) in lines {
@@ -265,7 +280,7 @@ impl fmt::Display for Recipe {
         }
         for mishap in &self.mishaps {
             match mishap {
-                Mishap::Store { .. } => {}
+                Mishap::Store { .. } | Mishap::Echo { .. } => {}
                 Mishap::Answer {
                     token,
                     step,

@@ -38,8 +38,14 @@ pub(crate) struct Scenario {
     // What came after the first recipes, as it was without it.
     #[serde(default = "documented_budget_ms")]
     pub(crate) retry_budget_ms: u64,
+    /// Most commands run for minutes.
+    #[serde(default)]
+    pub(crate) slow_tools: bool,
     #[serde(default = "documented_step_bytes")]
     pub(crate) step_limit_bytes: usize,
+    /// 0: none.
+    #[serde(default)]
+    pub(crate) step_limit: u32,
     /// When the calm begins.
     pub(crate) calm_at: Us,
     pub(crate) conversations: Vec<Conversation>,
@@ -122,6 +128,8 @@ pub(crate) enum Chaos {
     Partition { replica: usize, during: Us },
     /// Every request is refused.
     Storm { during: Us, kind: StormKind },
+    /// The core panics over the input after so many more (L7).
+    Panic { replica: usize, after_inputs: u32 },
     /// What its owners write about their turns waits for a lock that nobody
     /// releases; all else goes through.
     Wedge { replica: usize, during: Us },
@@ -137,7 +145,10 @@ impl Chaos {
             | Chaos::Partition { during, .. }
             | Chaos::Wedge { during, .. }
             | Chaos::Storm { during, .. } => *during,
-            Chaos::Kill { .. } | Chaos::Shutdown { .. } | Chaos::WallJump { .. } => 0,
+            Chaos::Kill { .. }
+            | Chaos::Shutdown { .. }
+            | Chaos::Panic { .. }
+            | Chaos::WallJump { .. } => 0,
         }
     }
 }
@@ -205,9 +216,14 @@ pub(crate) enum Fault {
     Empty,
     NoTerminator,
     CutAtEnd,
+    /// Cut after a finish reason before which nothing was said.
+    EmptyCut,
     /// The step outgrows its bound.
     Flood,
 }
+
+/// A step's bound where nothing is said of it.
+pub(crate) const DOCUMENTED_STEP_BYTES: usize = 4 * 1024 * 1024;
 
 /// A step's bound where floods are met.
 pub(crate) const FLOOD_LIMIT_BYTES: usize = 16 * 1024;
@@ -245,6 +261,9 @@ pub(crate) struct Faults {
     pub(crate) store_failed: u64,
     pub(crate) store_stall: u64,
     pub(crate) store_twice: u64,
+    /// A write of an owner that a layer below sends once more, much later.
+    #[serde(default)]
+    pub(crate) store_echo: u64,
     pub(crate) tool_hang: u64,
     pub(crate) tool_end_lost: u64,
     pub(crate) tool_fails: u64,
@@ -299,7 +318,9 @@ impl Scenario {
             seals: rng.chance(1_000),
             repeats_cuts: rng.chance(3_000),
             retry_budget_ms: retry_budget_ms(more),
-            step_limit_bytes: 4 * 1024 * 1024,
+            slow_tools: false,
+            step_limit_bytes: DOCUMENTED_STEP_BYTES,
+            step_limit: 0,
             calm_at,
             acts: Vec::new(),
             chaos: Vec::new(),
@@ -309,6 +330,14 @@ impl Scenario {
         };
         scenario.plan_clients(rng, seed);
         scenario.plan_chaos(rng, is_long);
+        scenario.seals |= more.chance(1_500);
+        scenario.slow_tools = more.chance(2_500);
+        if more.chance(1_000) {
+            scenario.step_limit = u32::try_from(more.range(1, 3)).unwrap_or(1);
+        }
+        if more.chance(2_000) {
+            scenario.faults.store_echo = more.range(50, 1_000);
+        }
         if is_storm && !scenario.has_storm() {
             let during = rng.spread(10 * MINUTE, 40 * MINUTE);
             let kind = StormKind::RateLimited;
@@ -316,8 +345,14 @@ impl Scenario {
             scenario.chaos.push((rng.range(0, 20 * MINUTE), storm));
         }
         scenario.plan_wedges(more);
+        scenario.plan_panics(more);
         scenario.plan_floods(more);
         scenario.plan_rushes(more);
+        if more.chance(1_500) {
+            let fault = (Fault::EmptyCut, 10);
+            scenario.faults.provider_kinds.push(fault);
+            scenario.faults.provider = scenario.faults.provider.max(1_000);
+        }
         scenario
     }
 
@@ -467,6 +502,24 @@ impl Scenario {
         }
     }
 
+    fn plan_panics(&mut self, rng: &mut Rng) {
+        if !rng.chance(1_500) {
+            return;
+        }
+        for replica in 0..self.replicas {
+            let mut at = rng.range(0, 10 * MINUTE);
+            while at < self.calm_at.min(HOUR) {
+                let after_inputs = u32::try_from(rng.below(60)).unwrap_or(0);
+                let panic = Chaos::Panic {
+                    replica,
+                    after_inputs,
+                };
+                self.chaos.push((at, panic));
+                at += rng.spread(SECOND, 20 * MINUTE);
+            }
+        }
+    }
+
     /// A model that does not stop, against a bound that is soon reached.
     fn plan_floods(&mut self, rng: &mut Rng) {
         if rng.chance(1_500) {
@@ -478,12 +531,21 @@ impl Scenario {
 
     /// Everybody acts in the same moments.
     fn plan_rushes(&mut self, rng: &mut Rng) {
-        if !rng.chance(2_500) {
+        if !rng.chance(3_500) {
             return;
         }
+        // A line is contended where it is short of slots and not all are equal.
+        for limit in &mut self.limits {
+            *limit = (*limit).min(u32::try_from(rng.range(1, 4)).unwrap_or(1));
+        }
+        let slug = rng.pick(&self.conversations).workspace.clone();
+        let starred = true;
+        self.acts.push((SECOND, Act::Star { slug, starred }));
+        let slowest = rng.range(20, 400) * 1_000;
+        self.faults.store_slowest = self.faults.store_slowest.max(slowest);
         let every = rng.range(MINUTE, 5 * MINUTE);
         for (at, _) in self.acts.iter_mut().filter(|(at, _)| *at < self.calm_at) {
-            *at = *at - *at % every + rng.below(80_000);
+            *at = *at - *at % every + rng.below(300_000);
         }
     }
 }
@@ -493,7 +555,7 @@ fn documented_budget_ms() -> u64 {
 }
 
 fn documented_step_bytes() -> usize {
-    4 * 1024 * 1024
+    DOCUMENTED_STEP_BYTES
 }
 
 /// Mostly the documented 8 h, of which a storm that is short enough to be met
@@ -550,8 +612,9 @@ impl Faults {
             provider_kinds,
             store_unknown: rate(3_500, 300),
             store_failed: rate(3_000, 300),
-            store_stall: rate(2_500, 60),
+            store_stall: rate(2_500, 150),
             store_twice: rate(3_000, 300),
+            store_echo: 0,
             tool_hang: rate(3_000, 1_500),
             tool_end_lost: rate(2_000, 500),
             tool_fails: rate(5_000, 3_000),
@@ -582,6 +645,7 @@ mod tests {
         assert!(some(&|c| matches!(c, Chaos::Storm { .. })));
         assert!(some(&|c| matches!(c, Chaos::WallJump { .. })));
         assert!(some(&|c| matches!(c, Chaos::Wedge { .. })));
+        assert!(some(&|c| matches!(c, Chaos::Panic { .. })));
         assert!(many.iter().any(|s| s.retry_budget_ms == 105_000));
         assert!(many.iter().any(|s| s.calm_at >= 10 * HOUR));
         for (fault, _) in FAULTS {

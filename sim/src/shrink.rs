@@ -6,7 +6,7 @@ use crate::clock::Us;
 use crate::luck::Mishap;
 use crate::recipe::Recipe;
 use crate::run::rerecord;
-use crate::scenario::{Act, SECOND};
+use crate::scenario::{Act, DOCUMENTED_STEP_BYTES, SECOND};
 
 /// How the shrinking of a recipe went.
 #[derive(Clone, Debug)]
@@ -188,6 +188,9 @@ impl Shrinker<'_> {
         }
         self.try_change(|recipe| recipe.scenario.seals = false);
         self.try_change(|recipe| recipe.scenario.repeats_cuts = false);
+        self.try_change(|recipe| recipe.scenario.slow_tools = false);
+        self.try_change(|recipe| recipe.scenario.step_limit = 0);
+        self.try_change(|recipe| recipe.scenario.step_limit_bytes = DOCUMENTED_STEP_BYTES);
         self.try_change(|recipe| recipe.scenario.ask_ms = 5_000);
         self.try_change(|recipe| recipe.scenario.requests_ms = 1_000);
     }
@@ -329,7 +332,7 @@ fn sooner(recipe: &mut Recipe, at: Us, by: Us) {
     let acts = scenario.acts.iter_mut().map(|(at, _)| at);
     let chaos = scenario.chaos.iter_mut().map(|(at, _)| at);
     let mishaps = recipe.mishaps.iter_mut().filter_map(|mishap| match mishap {
-        Mishap::Store { at, .. } => Some(at),
+        Mishap::Store { at, .. } | Mishap::Echo { at, .. } => Some(at),
         Mishap::Answer { .. } | Mishap::Tool { .. } => None,
     });
     let calm = std::iter::once(&mut scenario.calm_at);
@@ -368,7 +371,7 @@ fn remove_message(recipe: &mut Recipe, n: usize) {
     for mishap in &mut recipe.mishaps {
         match mishap {
             Mishap::Answer { token, .. } => up(token),
-            Mishap::Store { .. } | Mishap::Tool { .. } => {}
+            Mishap::Store { .. } | Mishap::Echo { .. } | Mishap::Tool { .. } => {}
         }
     }
 }

@@ -46,6 +46,14 @@ points! {
     EmptyTwice = "empty-completion-twice",
     /// A turn was given up after too many takeovers.
     ReplicaLost = "replica-lost",
+    /// A model said more in a step than a step may hold.
+    StepTooLarge = "step-too-large",
+    /// The last step that a turn may have was asked for, without tools.
+    LastStep = "last-step-without-tools",
+    /// A core panicked and was rebuilt.
+    Panicked = "core-panicked",
+    /// A turn was ended because the core panicked over it.
+    SealedByPanic = "turn-sealed-by-a-panic",
     /// A step was repeated because its server was gone.
     StepOfDeadServer = "step-of-a-dead-server-repeated",
     /// A step was repeated because the model said nothing.
@@ -72,6 +80,8 @@ points! {
     UnknownHadLanded = "unknown-commit-had-landed",
     /// A verb whose outcome nobody knew was lost, and was asked again.
     UnknownWasLost = "unknown-commit-was-lost",
+    /// An owner's write landed once more, long after it had been answered.
+    EchoLanded = "echo-landed",
     /// A verb landed after its asker had given up.
     LateLanding = "late-landing",
     /// A submission was answered from the first one.
@@ -169,6 +179,8 @@ impl Sometimes {
             Fact::Logged(event) => self.logged(event),
             Fact::Moved { before, after } => self.moved(*before, after),
             Fact::Answered { answer, .. } => self.answered(answer),
+            Fact::Panicked { .. } => self.hit(Point::Panicked),
+            Fact::Requested(request) => self.hit_if(!request.offers_tools, Point::LastStep),
             Fact::Lives { replica, state, .. } => self.lives(*replica, *state),
             Fact::ToolGone {
                 end: Some(ToolEnd { ok: false, .. }),
@@ -182,10 +194,12 @@ impl Sometimes {
         match &event.body {
             EventBody::Done { .. } => self.hit(Point::Done),
             EventBody::Aborted { .. } => self.hit(Point::Aborted),
+            EventBody::Error { cause, .. } if cause == "panic" => self.hit(Point::SealedByPanic),
             EventBody::Error { code, .. } => match code.as_str() {
                 "provider-unavailable" => self.hit(Point::BudgetSpent),
                 "stream-truncated" => self.hit(Point::StreamTruncated),
                 "empty-completion" => self.hit(Point::EmptyTwice),
+                "step-too-large" => self.hit(Point::StepTooLarge),
                 "replica-lost" => self.hit(Point::ReplicaLost),
                 code if code.starts_with("provider-") => self.hit(Point::FatalRefusal),
                 _ => {}
@@ -240,7 +254,8 @@ impl Sometimes {
     /// A verb meets its fate.
     pub(crate) fn befell(&mut self, verb: &Verb, fate: Fate) {
         let is_unknown = matches!(fate, Fate::UnknownLanded | Fate::UnknownLost);
-        if self.unknown.is_empty() && !is_unknown && fate != Fate::LateLanding {
+        if self.unknown.is_empty() && !is_unknown && !matches!(fate, Fate::LateLanding | Fate::Echo)
+        {
             return;
         }
         // Every verb has a binary form; without one a point would go unseen.
@@ -259,6 +274,7 @@ impl Sometimes {
                 self.unknown.insert((key, false));
             }
             Fate::LateLanding => self.hit(Point::LateLanding),
+            Fate::Echo => self.hit(Point::EchoLanded),
             Fate::Fine | Fate::Failed | Fate::LateReply | Fate::Held | Fate::Lost | Fate::Twice => {
             }
         }

@@ -60,6 +60,7 @@ pub(crate) fn answer(rng: &mut Rng, step: &StepScript, fault: Option<Fault>) -> 
             | Fault::Empty
             | Fault::NoTerminator
             | Fault::CutAtEnd
+            | Fault::EmptyCut
             | Fault::Flood,
         ) => stream(&mut acts, rng, step, fault),
     }
@@ -336,6 +337,10 @@ fn stream(acts: &mut Acts, rng: &mut Rng, step: &StepScript, fault: Option<Fault
         Some(Fault::Empty) => {
             before.extend([chunk("{}", "\"stop\""), "data: [DONE]\n\n".to_owned()]);
             (before, Some(Cause::Empty), "", Tail::End)
+        }
+        Some(Fault::EmptyCut) => {
+            before.push(chunk("{}", "\"stop\""));
+            (before, Some(refused("stream-cut", None)), "", Tail::Cut)
         }
         Some(Fault::NoTerminator) => {
             let whole = [before, content, after[..1].to_vec()].concat();

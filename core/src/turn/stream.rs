@@ -224,13 +224,16 @@ impl Stretch {
 
     /// The body has broken off, or never came.
     pub(crate) fn broke(&mut self, ctx: &mut Ctx<'_>, kind: FailKind, message: &str) -> Moved {
-        let Phase::Streaming(stream) = &mut self.phase else {
+        let Phase::Streaming(stream) = &self.phase else {
             return Moved::On;
         };
-        match &mut stream.body {
+        let verdict = stream.assembler.verdict(false);
+        match &stream.body {
             // What a provider managed to say outweighs how it hung up.
             Body::Refusal { .. } => self.ended(ctx),
-            Body::Events(_) if stream.assembler.finish_reason().is_some() => self.judge(ctx, false),
+            Body::Events(_) if matches!(verdict, Verdict::Complete { .. }) => {
+                self.judge(ctx, false)
+            }
             Body::Unknown | Body::Events(_) | Body::Json(_) => {
                 self.failed(ctx, retry::classify_transport(kind, message))
             }

@@ -106,6 +106,14 @@ impl Content {
                     asked => Breach::new(format!("the call {asked:?}"), event.to_json()),
                 }
             }
+            EventBody::Done { finish_reason, .. }
+                if finish_reason == "step-limit"
+                    && told.steps == self.terms.step_limit as usize
+                    && told.steps < script.steps.len()
+                    && !told.cut =>
+            {
+                Ok(())
+            }
             EventBody::Done { .. } if told.steps != script.steps.len() || told.cut => Breach::new(
                 format!("done after {} steps", script.steps.len()),
                 format!("done after {} steps", told.steps),

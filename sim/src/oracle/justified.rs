@@ -33,7 +33,10 @@ pub(crate) struct Justified {
     steps: BTreeMap<TurnId, OpenStep>,
     aborted_turns: BTreeSet<TurnId>,
     aborted_conversations: BTreeSet<ConversationId>,
+    /// Shutdowns and panics: each may give up a step that streams.
     shutdowns: usize,
+    /// Turns over whose inputs the core has panicked.
+    sealed: BTreeSet<TurnId>,
 }
 
 impl Justified {
@@ -44,6 +47,7 @@ impl Justified {
             aborted_turns: BTreeSet::new(),
             aborted_conversations: BTreeSet::new(),
             shutdowns: 0,
+            sealed: BTreeSet::new(),
         }
     }
 
@@ -130,6 +134,7 @@ impl Justified {
             "empty-completion" => step.causes.iter().filter(|c| **c == Cause::Empty).count() >= 2,
             "resume-limit" => step.takeovers >= self.terms.resume_limit as usize,
             "on-crash-seal" => self.terms.seals,
+            "panic" => self.sealed.contains(&event.turn),
             _ if code == "provider-unavailable" => {
                 step.spent(event.at, cause, self.terms.retry_budget_ms)
             }
@@ -211,6 +216,11 @@ impl Oracle for Justified {
             Fact::AbortAsked { turn, conversation } => {
                 self.aborted_turns.extend(turn);
                 self.aborted_conversations.extend(conversation.cloned());
+                Ok(())
+            }
+            Fact::Panicked { seal, .. } => {
+                self.sealed.extend(seal);
+                self.shutdowns += 1;
                 Ok(())
             }
             Fact::Lives {

@@ -21,6 +21,7 @@ mod retry_schedule;
 mod rows;
 mod sequence;
 mod slot_has_stream;
+mod step_limit;
 mod tools;
 mod transcript;
 
@@ -47,6 +48,8 @@ pub struct Terms {
     pub retry_budget_ms: u64,
     /// One step's content (T8).
     pub step_limit_bytes: usize,
+    /// Steps of a turn; 0: no limit (T7).
+    pub step_limit: u32,
 }
 
 /// A promise that was broken.
@@ -85,6 +88,7 @@ pub fn names() -> Vec<&'static str> {
         resume_limit: 0,
         retry_budget_ms: 0,
         step_limit_bytes: 0,
+        step_limit: 0,
     };
     let oracles = all(&Rc::new(terms));
     oracles.iter().map(|oracle| oracle.name()).collect()
@@ -106,6 +110,7 @@ pub(crate) fn all(terms: &Rc<Terms>) -> Vec<Box<dyn Oracle>> {
         Box::new(retry_schedule::RetrySchedule::new(terms)),
         Box::new(justified::Justified::new(terms)),
         Box::new(content::Content::new(terms)),
+        Box::new(step_limit::StepLimit::new(terms)),
         Box::<limit::Limit>::default(),
         Box::<order::Order>::default(),
         Box::<client_view::ClientView>::default(),

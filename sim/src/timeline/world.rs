@@ -99,6 +99,19 @@ impl Watch for Builder {
                     ..Draft::new(at, Kind::Client, lane, "wants an abort")
                 });
             }
+            Fact::Panicked { replica, seal } => {
+                let place = self.replica(*replica);
+                let turn = seal.and_then(|turn| self.known_turn(turn));
+                let title = match seal {
+                    Some(_) => "panics over an input of a turn, and is rebuilt",
+                    None => "panics, and is rebuilt",
+                };
+                self.add(Draft {
+                    turn,
+                    ..Draft::new(at, Kind::Fault, place.lane, title)
+                });
+                self.end_requests(*replica, at, "its core panicked");
+            }
             Fact::Finished { leftovers, .. } => {
                 let lane = self.store();
                 self.add(Draft {
@@ -226,6 +239,13 @@ impl Builder {
             Chaos::Shutdown { replica, .. } => (Some(*replica), "SIGTERM".to_owned()),
             Chaos::Pause { replica, when, .. } => (Some(*replica), at_moment("SIGSTOP", when)),
             Chaos::Wedge { replica, .. } => (Some(*replica), "wedged".to_owned()),
+            Chaos::Panic {
+                replica,
+                after_inputs,
+            } => (
+                Some(*replica),
+                format!("panics {after_inputs} inputs later"),
+            ),
             Chaos::Partition { replica, .. } => (Some(*replica), "cut off".to_owned()),
             Chaos::Storm { kind, .. } => (None, format!("storm: {kind:?}")),
             Chaos::WallJump { replica, by_ms } => (
@@ -249,6 +269,7 @@ impl Builder {
             | Chaos::Shutdown { .. }
             | Chaos::Pause { .. }
             | Chaos::Wedge { .. }
+            | Chaos::Panic { .. }
             | Chaos::WallJump { .. } => return,
         };
         for lane in lanes {

@@ -33,6 +33,8 @@ struct Pending {
     token: Option<u32>,
     /// The client no longer waits, the server still owes an answer.
     given_up: bool,
+    /// The server has it: a panic makes it forget whom to answer.
+    is_taken: bool,
 }
 
 const PATIENCE: Us = 100 * SECOND;
@@ -142,6 +144,7 @@ impl World<'_> {
             life,
             token,
             given_up: false,
+            is_taken: false,
         };
         self.clients.pending.insert(n, pending);
         let id = CommandId(n);
@@ -239,12 +242,27 @@ impl World<'_> {
 
     /// A process has died: it will answer nothing.
     pub(super) fn lose_commands(&mut self, replica: usize) {
+        self.lose_commands_if(replica, |_| true);
+    }
+
+    /// The core has panicked: what it had taken will not be answered.
+    pub(super) fn lose_taken_commands(&mut self, replica: usize) {
+        self.lose_commands_if(replica, |pending| pending.is_taken);
+    }
+
+    pub(super) fn take_command(&mut self, id: CommandId) {
+        if let Some(pending) = self.clients.pending.get_mut(&id.0) {
+            pending.is_taken = true;
+        }
+    }
+
+    fn lose_commands_if(&mut self, replica: usize, which: impl Fn(&Pending) -> bool) {
         let life = self.replicas[replica].life;
         let lost: Vec<Pending> = self
             .clients
             .pending
             .extract_if(.., |_, pending| {
-                pending.replica == replica && pending.life == life
+                pending.replica == replica && pending.life == life && which(pending)
             })
             .map(|(_, pending)| pending)
             .collect();

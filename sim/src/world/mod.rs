@@ -4,6 +4,7 @@
 mod clients;
 mod court;
 mod follow;
+mod panics;
 mod process;
 mod provider;
 mod rest;
@@ -176,6 +177,7 @@ impl<'s> World<'s> {
             resume_limit: 3,
             retry_budget_ms: scenario.retry_budget_ms,
             step_limit_bytes: scenario.step_limit_bytes,
+            step_limit: scenario.step_limit,
         });
         let providers = ["north", "south"].into_iter().take(scenario.limits.len());
         let mut world = World {

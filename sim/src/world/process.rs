@@ -36,21 +36,26 @@ pub(crate) struct Replica {
 
 /// One life.
 pub(crate) struct Process {
-    core: Box<Dispatcher>,
-    clock: Clock,
-    boot: u64,
-    armed: Option<Us>,
+    pub(super) core: Box<Dispatcher>,
+    pub(super) clock: Clock,
+    pub(super) boot: u64,
+    pub(super) incarnation: u32,
+    pub(super) armed: Option<Us>,
+    /// The core panics over the input after so many more.
+    panics_after: Option<u32>,
     /// What hits it at one of its next effects.
     doom: Option<Doom>,
     feeds: u64,
     pub(super) streams: BTreeMap<EffectId, u32>,
     pub(super) runs: BTreeMap<EffectId, usize>,
+    /// Verbs in flight that write to a turn.
+    pub(super) writes: BTreeMap<EffectId, TurnId>,
     pub(super) views: BTreeMap<EffectId, ProviderId>,
     pub(super) epochs: BTreeMap<TurnId, Epoch>,
     /// When it was last told something.
     told_at: Us,
     fresh_bytes: usize,
-    journal: Option<Recorder>,
+    pub(super) journal: Option<Recorder>,
 }
 
 /// A kill or a pause that waits for its moment.
@@ -169,11 +174,14 @@ impl World<'_> {
             core: Box::new(core),
             clock,
             boot,
+            incarnation: 0,
             armed: None,
+            panics_after: None,
             doom: None,
             feeds: 0,
             streams: BTreeMap::new(),
             runs: BTreeMap::new(),
+            writes: BTreeMap::new(),
             views: BTreeMap::new(),
             epochs: BTreeMap::new(),
             told_at: self.at,
@@ -184,7 +192,7 @@ impl World<'_> {
         self.drain(replica);
     }
 
-    fn config(&self, owner: Owner) -> Config {
+    pub(super) fn config(&self, owner: Owner) -> Config {
         let providers = self
             .providers
             .iter()
@@ -202,6 +210,7 @@ impl World<'_> {
         config.requests_ms = self.scenario.requests_ms;
         config.retry.budget_ms = self.scenario.retry_budget_ms;
         config.step_limit_bytes = self.scenario.step_limit_bytes;
+        config.step_limit = self.scenario.step_limit;
         if self.scenario.seals {
             config.on_crash = OnCrash::Seal;
         }
@@ -239,7 +248,10 @@ impl World<'_> {
         }
     }
 
-    fn feed(&mut self, replica: usize, input: Input) {
+    pub(super) fn feed(&mut self, replica: usize, input: Input) {
+        if let Input::Command { id, .. } = &input {
+            self.take_command(*id);
+        }
         let at = self.at;
         let place = &mut self.replicas[replica];
         let Some(process) = &mut place.process else {
@@ -247,6 +259,14 @@ impl World<'_> {
         };
         let now = process.clock.now(at);
         self.recorder.input(at, replica, now, &input);
+        match &mut process.panics_after {
+            Some(0) => {
+                process.panics_after = None;
+                return self.panic_over(replica, &input);
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
         self.recorder.watched(|watch| {
             let wake = process.core.poll_timeout();
             let wake = wake.filter(|(due, _)| input == Input::Tick && *due <= now.mono);
@@ -261,6 +281,7 @@ impl World<'_> {
         let mut view = None;
         if let Input::Stored { id, outcome } = &input {
             let provider = process.views.remove(id);
+            process.writes.remove(id);
             match outcome {
                 Ok(Reply::View(read)) => view = provider.map(|p| (p, read.clone())),
                 Ok(Reply::Granted(granted)) => {
@@ -291,7 +312,7 @@ impl World<'_> {
     }
 
     /// Carries out effects, down to the last one or to the process's death.
-    fn drain(&mut self, replica: usize) {
+    pub(super) fn drain(&mut self, replica: usize) {
         while let Some(process) = &mut self.replicas[replica].process {
             let Some(effect) = process.core.poll_effect() else {
                 if let Some(journal) = &mut process.journal {
@@ -511,6 +532,14 @@ impl World<'_> {
                 place.cut_off_until = place.cut_off_until.max(until);
                 self.tell(&Fact::Trouble { replica });
             }
+            Chaos::Panic {
+                replica,
+                after_inputs,
+            } => {
+                if let Some(process) = &mut self.replicas[replica].process {
+                    process.panics_after = Some(after_inputs);
+                }
+            }
             Chaos::Wedge { replica, during } => {
                 let until = (self.at + during).min(self.scenario.calm_at);
                 self.replicas[replica].wedged_until = until;
@@ -632,6 +661,7 @@ impl World<'_> {
             place.cut_off_until = 0;
             if let Some(process) = &mut place.process {
                 process.doom = None;
+                process.panics_after = None;
             }
             let life = place.life;
             self.go_on(replica, life);

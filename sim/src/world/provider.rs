@@ -60,6 +60,10 @@ impl Streams {
             .any(|stream| stream.turn == turn && !stream.abandoned)
     }
 
+    pub(super) fn turn_of(&self, stream: u32) -> Option<TurnId> {
+        self.open.get(&stream).map(|open| open.turn)
+    }
+
     pub(super) fn in_flight(&self) -> usize {
         self.open.values().filter(|s| s.in_flight).count()
     }
@@ -168,13 +172,15 @@ impl World<'_> {
             (Ok(()) | Err(_), _) => sse::rejection(verdict.as_ref().err().map_or("", |why| why)),
         };
         let step = asked.map_or(0, |asked| u32::try_from(asked.step).unwrap_or(0));
-        self.serve(stream, step, verdict, answer);
+        let offers_tools = offers_tools(&body);
+        self.serve(stream, step, offers_tools, verdict, answer);
     }
 
     fn serve(
         &mut self,
         stream: u32,
         step: u32,
+        offers_tools: bool,
         verdict: Result<(), String>,
         answer: VecDeque<sse::Step>,
     ) {
@@ -194,6 +200,7 @@ impl World<'_> {
             provider: open.provider.clone(),
             turn: open.turn,
             step,
+            offers_tools,
             verdict,
         };
         if connects {
@@ -324,6 +331,15 @@ impl World<'_> {
 
 fn open_turn(streams: &Streams, stream: u32) -> Option<TurnId> {
     streams.open.get(&stream).map(|open| open.turn)
+}
+
+fn offers_tools(body: &[u8]) -> bool {
+    let body: Result<serde_json::Value, _> = serde_json::from_slice(body);
+    body.is_ok_and(|body| {
+        body["tools"]
+            .as_array()
+            .is_some_and(|tools| !tools.is_empty())
+    })
 }
 
 /// The script is named by the last user message, the step by what follows it.

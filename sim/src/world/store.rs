@@ -28,6 +28,9 @@ impl World<'_> {
         if let (Verb::AdmissionView { provider }, Some(process)) = (&verb, &mut place.process) {
             process.views.insert(id, provider.clone());
         }
+        if let (Some(fence), Some(process)) = (fence_of(&verb), &mut place.process) {
+            process.writes.insert(id, fence.turn);
+        }
         if let Verb::ApplyGrants(plan) = &verb {
             self.tell(&Fact::Planned { replica, plan });
         }
@@ -50,13 +53,17 @@ impl World<'_> {
                 .watched(|watch| watch.note(self.at, &Note::Fate(replica, id, &fate)));
         }
         let after = match fate {
+            Fate::LateLanding if fence_of(&verb).is_some() => {
+                self.dice.store().range(25 * SECOND, 120 * SECOND)
+            }
             Fate::LateLanding => self.dice.store().range(25 * SECOND, 45 * SECOND),
             Fate::Held => {
                 let left = self.replicas[replica].cut_off_until.saturating_sub(self.at);
-                left + self.store_delay()
+                left + self.dice.store().spread(1_000, 30 * SECOND)
             }
             _ => self.store_delay(),
         };
+        self.echo(replica, id, &verb, is_wedged);
         let verb = Box::new(AtStore {
             replica,
             life,
@@ -67,18 +74,40 @@ impl World<'_> {
         self.queue_in(after, Event::Store(verb));
     }
 
+    /// Lets an owner's write land once more, when nobody thinks of it any more.
+    fn echo(&mut self, replica: usize, id: EffectId, verb: &Verb, is_wedged: bool) {
+        if is_wedged || fence_of(verb).is_none() {
+            return;
+        }
+        let ask = self.ask(replica, verb);
+        if let Some(after) = self.luck.echo(self.dice.luck(), ask) {
+            let echo = Box::new(AtStore {
+                replica,
+                life: self.replicas[replica].life,
+                id,
+                verb: verb.clone(),
+                fate: Fate::Echo,
+            });
+            self.queue_in(after, Event::Store(echo));
+        }
+    }
+
     fn store_delay(&mut self) -> Us {
         let slowest = self.scenario.faults.store_slowest;
         self.dice.store().spread(200, slowest)
     }
 
-    fn fate(&mut self, replica: usize, verb: &Verb) -> Fate {
-        let ask = Ask {
+    fn ask(&self, replica: usize, verb: &Verb) -> Ask {
+        Ask {
             at: self.at,
             replica,
             verb: verb.name(),
             is_calm: self.calm,
-        };
+        }
+    }
+
+    fn fate(&mut self, replica: usize, verb: &Verb) -> Fate {
+        let ask = self.ask(replica, verb);
         let is_cut_off = self.replicas[replica].cut_off_until > self.at;
         self.luck.fate(self.dice.luck(), ask, is_cut_off)
     }
@@ -109,6 +138,10 @@ impl World<'_> {
             }
             Fate::UnknownLost => Err(StoreFault::Unknown),
             Fate::Failed => Err(StoreFault::Failed("the connection was refused".to_owned())),
+            Fate::Echo => {
+                self.land(&verb);
+                return;
+            }
             Fate::Lost => return,
         };
         let after = match fate {

@@ -11,7 +11,7 @@ use super::{Event, World};
 use crate::clock::Us;
 use crate::fact::Fact;
 use crate::rng::Purpose;
-use crate::scenario::SECOND;
+use crate::scenario::{MINUTE, SECOND};
 use crate::sometimes::Point;
 
 /// All commands of a run.
@@ -53,6 +53,10 @@ enum State {
 }
 
 impl Runs {
+    pub(super) fn turn_of(&self, run: usize) -> Option<TurnId> {
+        self.runs.get(run).map(|run| run.turn)
+    }
+
     /// Commands that run.
     pub(super) fn running(&self) -> Vec<String> {
         let running = self.runs.iter().filter(|r| matches!(r.state, State::Runs));
@@ -89,6 +93,7 @@ impl World<'_> {
         let lasts = match trouble.hangs {
             // Its own supervisor fails to keep the deadline.
             true => deadline + rng.range(60 * SECOND, 120 * SECOND),
+            false if self.scenario.slow_tools => rng.range(20 * SECOND, 8 * MINUTE),
             false => rng.spread(2_000, 90 * SECOND).min(deadline),
         };
         let run = self.runs.runs.len();
@@ -193,7 +198,7 @@ impl World<'_> {
         }
     }
 
-    fn kill_run(&mut self, at: usize) {
+    pub(super) fn kill_run(&mut self, at: usize) {
         let run = &mut self.runs.runs[at];
         if let (State::Runs, false) = (&run.state, run.is_dying) {
             run.is_dying = true;

@@ -73,6 +73,41 @@ fn a1_more_requests_than_slots_are_objected_to_unless_their_process_stands_still
     }
 }
 
+#[test]
+fn t11_a_turn_with_two_requests_that_nobody_has_closed_is_objected_to() {
+    let mut court = Court::of("limit");
+    court.agrees(lives(Life::Up));
+    assert_eq!(grant(&mut court, 1, 4), Ok(()));
+    court.agrees(Fact::Requested(&request(1, 1)));
+    court.agrees(Fact::Closed { stream: 1 });
+    court.agrees(Fact::Requested(&request(2, 1)));
+    court.objects(Fact::Requested(&request(3, 1)));
+}
+
+#[test]
+fn a1_a_request_after_its_turns_end_counts_where_its_owner_has_ended_it() {
+    for by_owner in [true, false] {
+        let mut court = Court::of("limit");
+        court.agrees(lives(Life::Up));
+        assert_eq!(grant(&mut court, 1, 1), Ok(()));
+        court.agrees(Fact::Requested(&request(1, 1)));
+        if by_owner {
+            court.agrees(Fact::Written {
+                turn: TurnId(1),
+                epoch: Epoch(1),
+            });
+        }
+        court.agrees(Fact::Moved {
+            before: Some(&row(1, TurnState::Streaming, 1)),
+            after: &row(1, TurnState::Ended, 1),
+        });
+        court.at_ms = 500;
+        assert_eq!(grant(&mut court, 2, 1), Ok(()));
+        let second = court.see(Fact::Requested(&request(2, 2)));
+        assert_eq!(second.is_err(), by_owner);
+    }
+}
+
 fn head(turn: u128) -> Head {
     Head {
         turn: TurnId(turn),

@@ -30,6 +30,7 @@ fn terms() -> Rc<Terms> {
         resume_limit: 3,
         retry_budget_ms: 8 * 3_600_000,
         step_limit_bytes: 1_000,
+        step_limit: 2,
     })
 }
 
@@ -222,6 +223,7 @@ fn request(stream: u32, turn: u128) -> Request {
         provider: north(),
         turn: TurnId(turn),
         step: 0,
+        offers_tools: true,
         verdict: Ok(()),
     }
 }

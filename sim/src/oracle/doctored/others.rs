@@ -157,7 +157,10 @@ fn d02_a_slot_without_a_stream_is_objected_to_unless_its_owner_is_hindered() {
 fn d40_the_hard_limit_and_a_takeover_from_a_healthy_owner_are_objected_to() {
     let hard_limit = event(1, 1, 1, error("hard-limit", "hard-limit"));
     Court::of("no-backstop").objects(Fact::Logged(&hard_limit));
-    let owned = row(1, TurnState::Streaming, 1);
+    let owned = TurnRow {
+        lease_until: Timestamp(590_000),
+        ..row(1, TurnState::Streaming, 1)
+    };
     let taken = TurnRow {
         resumes: 1,
         ..row(1, TurnState::Parked, 2)
@@ -168,9 +171,13 @@ fn d40_the_hard_limit_and_a_takeover_from_a_healthy_owner_are_objected_to() {
     };
     let mut court = Court::of("no-backstop");
     court.agrees(lives(Life::Up));
+    court.at_ms = 419_000;
+    court.agrees(Fact::Trouble { replica: 0 });
     court.at_ms = 600_000;
     court.objects(taken_over());
+    court.at_ms = 421_000;
     court.agrees(Fact::Trouble { replica: 0 });
+    court.at_ms = 600_000;
     court.agrees(taken_over());
 }
 

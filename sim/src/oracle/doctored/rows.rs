@@ -183,6 +183,26 @@ fn t12_d20_a_call_without_an_answer_before_the_next_step_or_the_end_is_objected_
 }
 
 #[test]
+fn t7_tools_in_the_last_step_and_none_in_an_earlier_one_are_objected_to() {
+    let asks = |step, offers_tools| Request {
+        step,
+        offers_tools,
+        ..request(1, 1)
+    };
+    Court::of("step-limit").agrees(Fact::Requested(&asks(0, true)));
+    Court::of("step-limit").agrees(Fact::Requested(&asks(1, false)));
+    Court::of("step-limit").objects(Fact::Requested(&asks(0, false)));
+    Court::of("step-limit").objects(Fact::Requested(&asks(1, true)));
+    let call = EventBody::ToolCall {
+        step: 1,
+        call_id: "a".into(),
+        name: "bash".into(),
+        input: "{}".into(),
+    };
+    Court::of("step-limit").objects(Fact::Logged(&event(1, 1, 1, call)));
+}
+
+#[test]
 fn t3_d07_a_small_budget_allows_the_waits_that_it_holds_and_no_more() {
     use crate::oracle::retry_schedule::wait_ms;
     let waits = |budget_s: u64| (0..99).filter_map(move |n| wait_ms(n, budget_s * 1_000));

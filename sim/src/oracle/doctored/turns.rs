@@ -145,6 +145,7 @@ fn t2_endings_retries_and_repetitions_without_a_cause_are_objected_to() {
         error("replica-lost", "resume-limit"),
         error("replica-lost", "on-crash-seal"),
         error("hard-limit", "hard-limit"),
+        error("internal", "panic"),
     ] {
         Court::of("justified").objects(Fact::Logged(&event(1, 1, 1, body)));
     }
@@ -175,6 +176,17 @@ fn t2_a_cause_justifies_its_own_ending_only() {
     });
     court.objects(Fact::Logged(&event(1, 1, 1, error("x", "http-402"))));
     court.agrees(Fact::Logged(&event(1, 1, 1, error("x", "http-401"))));
+}
+
+#[test]
+fn l7_a_panic_ends_the_turn_whose_input_it_was_and_no_other() {
+    let mut court = Court::of("justified");
+    court.agrees(Fact::Panicked {
+        replica: 0,
+        seal: Some(TurnId(1)),
+    });
+    court.agrees(Fact::Logged(&event(1, 1, 1, error("internal", "panic"))));
+    court.objects(Fact::Logged(&event(2, 2, 1, error("internal", "panic"))));
 }
 
 #[test]
