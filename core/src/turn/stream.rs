@@ -6,21 +6,18 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-use super::{Moved, Phase, Stretch, Then, World, tools};
+use super::{Moved, Phase, Stretch, Then, tools};
 use crate::config::{Deadlines, OnCut};
 use crate::event::{EventBody, StatusState};
 use crate::ids::EffectId;
 use crate::io::{Effect, FailKind};
 use crate::kit::{Ctx, Flight, Kit, Wake};
-use crate::reconcile::repair;
 use crate::retry::{self, Refusal};
 use crate::store::{RestartCause, StepRecord, Terminal, Verb};
 use crate::time::Instant;
-use crate::transcript::Item;
 use crate::wire::assemble::{AssembleError, StepAssembler, Verdict};
 use crate::wire::chat::{ChatDecoder, ChatLimits, json_completion};
 use crate::wire::provider_event::{FinishReason, ProviderEvent};
-use crate::wire::request::{ChatOptions, ToolSpec, chat_request};
 
 /// The most of an error body, or of a completion that came as one JSON text,
 /// that is read.
@@ -55,48 +52,6 @@ enum Body {
         headers: Vec<(String, String)>,
         body: Vec<u8>,
     },
-}
-
-impl World {
-    /// Repairs the transcript and writes the request, once (L5, T13).
-    pub(super) fn prepare(&mut self, ctx: &mut Ctx<'_>, model: &str, items: Vec<Item>) {
-        let (items, repairs) = repair(items);
-        if repairs.any() {
-            let message = alloc::format!(
-                "the transcript was repaired: {} tool calls had no result, {} results had no call, {} messages were empty",
-                repairs.answered,
-                repairs.orphans,
-                repairs.empty
-            );
-            self.warnings
-                .push(("transcript-repaired".to_owned(), message));
-        }
-        for item in &items {
-            if let Item::Assistant { calls, .. } = item {
-                self.used_ids
-                    .extend(calls.iter().map(|call| call.call_id.clone()));
-            }
-        }
-        let tools = if self.offers_tools {
-            offered_tools()
-        } else {
-            Vec::new()
-        };
-        self.body = chat_request(
-            model,
-            &ctx.config.system_prompt,
-            &items,
-            &tools,
-            &ChatOptions::default(),
-        );
-    }
-}
-
-fn offered_tools() -> Vec<ToolSpec> {
-    crate::tools::TOOLS
-        .iter()
-        .filter_map(|tool| ToolSpec::new(tool.name, tool.description, tool.parameters).ok())
-        .collect()
 }
 
 impl Stretch {

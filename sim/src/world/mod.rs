@@ -1,6 +1,7 @@
 //! The simulated world: replicas around one store, a provider, commands and
 //! clients, moved by one queue of events.
 
+mod chaos;
 mod clients;
 mod court;
 mod follow;

@@ -13,10 +13,11 @@ use dispatch_core::liveness::OnCrash;
 use dispatch_core::store::{ProviderSettings, Reply};
 use dispatch_core::time::{Instant, Timestamp};
 
+use super::chaos::{Doom, Hit};
 use super::{Event, World};
 use crate::clock::{Clock, Us, store_time};
 use crate::fact::{Fact, Life};
-use crate::scenario::{Chaos, MINUTE, SECOND, When};
+use crate::scenario::{MINUTE, SECOND};
 use crate::sometimes::Point;
 use crate::timeline::Note;
 
@@ -28,7 +29,7 @@ pub(crate) struct Replica {
     pub(super) process: Option<Process>,
     pub(super) cut_off_until: Us,
     pub(super) wedged_until: Us,
-    wall_ahead_ms: i64,
+    pub(super) wall_ahead_ms: i64,
     down_after_drain: Us,
     /// What came while the process was stopped.
     inbox: Vec<Input>,
@@ -42,9 +43,9 @@ pub(crate) struct Process {
     pub(super) incarnation: u32,
     pub(super) armed: Option<Us>,
     /// The core panics over the input after so many more.
-    panics_after: Option<u32>,
+    pub(super) panics_after: Option<u32>,
     /// What hits it at one of its next effects.
-    doom: Option<Doom>,
+    pub(super) doom: Option<Doom>,
     feeds: u64,
     pub(super) streams: BTreeMap<EffectId, u32>,
     pub(super) runs: BTreeMap<EffectId, usize>,
@@ -56,52 +57,6 @@ pub(crate) struct Process {
     told_at: Us,
     fresh_bytes: usize,
     pub(super) journal: Option<Recorder>,
-}
-
-/// A kill or a pause that waits for its moment.
-struct Doom {
-    when: When,
-    hit: Hit,
-}
-
-#[derive(Clone, Copy)]
-enum Hit {
-    /// Dead for so long.
-    Kill(Us),
-    /// Stopped for so long.
-    Pause(Us),
-}
-
-impl Doom {
-    /// Whether this effect's moment is the one.
-    fn is_due(&mut self, effect: &Effect) -> bool {
-        match &mut self.when {
-            When::Now | When::AfterEffects(0) => true,
-            When::AfterEffects(left) => {
-                *left -= 1;
-                false
-            }
-            When::At(name) => effect_name(effect) == name,
-        }
-    }
-}
-
-/// Of a verb its own name: as [`When::At`] has it.
-fn effect_name(effect: &Effect) -> &'static str {
-    match effect {
-        Effect::Store { verb, .. } => verb.name(),
-        Effect::OpenProvider { .. } => "open-provider",
-        Effect::CloseProvider { .. } => "close-provider",
-        Effect::StartTool { .. } => "start-tool",
-        Effect::KillTool { .. } => "kill-tool",
-        Effect::ReapTool { .. } => "reap-tool",
-        Effect::Publish { .. } => "publish",
-        Effect::Wake { .. } => "wake",
-        Effect::Answer { .. } => "answer",
-        Effect::Trace { .. } => "trace",
-        Effect::Ready { .. } => "ready",
-        Effect::Drained => "drained",
-    }
 }
 
 /// How often invariants are checked and the state is frozen and thawed, in inputs.
@@ -480,93 +435,8 @@ impl World<'_> {
         }
     }
 
-    pub(super) fn befall(&mut self, chaos: Chaos) {
-        self.recorder.line(self.at, || format!("chaos {chaos:?}"));
-        let until = (self.at + chaos.lasts()).min(self.scenario.calm_at);
-        self.recorder
-            .watched(|watch| watch.note(self.at, &Note::Chaos(&chaos, until)));
-        match chaos {
-            Chaos::Kill {
-                replica,
-                when,
-                down,
-            } => match self.replicas[replica].state {
-                Life::Down => {}
-                Life::Draining => {
-                    self.court.sometimes.hit(Point::DiedDraining);
-                    self.die(replica, down);
-                }
-                Life::Paused => self.die(replica, down),
-                Life::Up if when == When::Now => self.die(replica, down),
-                Life::Up => self.doom(replica, when, Hit::Kill(down)),
-            },
-            Chaos::Shutdown {
-                replica,
-                down,
-                killed_after,
-            } => {
-                self.shut_down(replica, down);
-                if let Some(after) = killed_after {
-                    let when = When::Now;
-                    let kill = Chaos::Kill {
-                        replica,
-                        when,
-                        down,
-                    };
-                    self.queue_in(after, Event::Chaos(Box::new(kill)));
-                }
-            }
-            Chaos::Pause {
-                replica,
-                when: When::Now,
-                during,
-            } => self.stop(replica, during),
-            Chaos::Pause {
-                replica,
-                when,
-                during,
-            } => self.doom(replica, when, Hit::Pause(during)),
-            Chaos::Partition { replica, during } => {
-                let until = (self.at + during).min(self.scenario.calm_at);
-                let place = &mut self.replicas[replica];
-                place.cut_off_until = place.cut_off_until.max(until);
-                self.tell(&Fact::Trouble { replica });
-            }
-            Chaos::Panic {
-                replica,
-                after_inputs,
-            } => {
-                if let Some(process) = &mut self.replicas[replica].process {
-                    process.panics_after = Some(after_inputs);
-                }
-            }
-            Chaos::Wedge { replica, during } => {
-                let until = (self.at + during).min(self.scenario.calm_at);
-                self.replicas[replica].wedged_until = until;
-            }
-            Chaos::Storm { during, kind } => {
-                let until = (self.at + during).min(self.scenario.calm_at);
-                self.storm = Some((until, kind));
-            }
-            Chaos::WallJump { replica, by_ms } => {
-                let place = &mut self.replicas[replica];
-                place.wall_ahead_ms += by_ms;
-                if let Some(process) = &mut place.process {
-                    process.clock.jump_wall(by_ms);
-                    place.wall_ahead_ms = process.clock.wall_ahead_ms();
-                }
-            }
-        }
-    }
-
-    fn doom(&mut self, replica: usize, when: When, hit: Hit) {
-        if let Some(process) = &mut self.replicas[replica].process {
-            process.doom = Some(Doom { when, hit });
-        }
-    }
-
     /// `kill -9`: what was in flight for the process is heard by nobody.
-    fn die(&mut self, replica: usize, down: Us) {
+    pub(super) fn die(&mut self, replica: usize, down: Us) {
         let Some(process) = self.replicas[replica].process.take() else {
             return;
         };
@@ -599,7 +469,7 @@ impl World<'_> {
         self.journals
     }
 
-    fn stop(&mut self, replica: usize, during: Us) {
+    pub(super) fn stop(&mut self, replica: usize, during: Us) {
         let place = &mut self.replicas[replica];
         if place.process.is_none() || place.state != Life::Up {
             return;
@@ -628,7 +498,7 @@ impl World<'_> {
         self.tick(replica);
     }
 
-    fn shut_down(&mut self, replica: usize, down: Us) {
+    pub(super) fn shut_down(&mut self, replica: usize, down: Us) {
         let place = &self.replicas[replica];
         if place.state != Life::Up {
             return;
