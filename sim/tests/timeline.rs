@@ -51,7 +51,7 @@ fn w2_a_page_needs_nothing_but_itself_and_its_data_can_be_read() {
 
 #[test]
 fn a_storm_shows_its_faults_its_jumps_of_time_and_what_was_in_flight() {
-    let (timeline, _) = of_seed(59, Profile::Swarm);
+    let (timeline, _) = of_seed(1, Profile::Storm);
     assert_eq!(timeline.lanes_of(LaneKind::Replica).len(), 3);
     assert!(timeline.events_of(Kind::Fault) > 50);
     assert!(timeline.spans_of(SpanKind::Storm) > 0);
@@ -66,7 +66,7 @@ fn a_storm_shows_its_faults_its_jumps_of_time_and_what_was_in_flight() {
             "no {reason}"
         );
     }
-    assert!(timeline.command.ends_with("show --seed 59"));
+    assert!(timeline.command.ends_with("show --seed 1 --profile storm"));
 }
 
 #[test]

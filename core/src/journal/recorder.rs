@@ -77,11 +77,15 @@ impl Recorder {
         self.digest.effect(effect);
     }
 
-    /// Completes the entry: all its effects are drained.
+    /// Completes the entry: all its effects are drained. Without one begun, what
+    /// was drained counts for the next.
     ///
     /// # Errors
     /// [`Unwritable`]; nothing is written then.
     pub fn finish(&mut self) -> Result<(), Unwritable> {
+        if self.open.is_none() {
+            return Ok(());
+        }
         let digest = self.digest.take();
         self.complete(Effects::Digest(digest))
     }
@@ -92,6 +96,9 @@ impl Recorder {
     /// [`Unwritable`]; nothing is written then.
     pub fn panicked(&mut self) -> Result<(), Unwritable> {
         self.digest.take();
+        if self.open.is_none() {
+            return Ok(());
+        }
         self.complete(Effects::Panicked)
     }
 
@@ -108,9 +115,6 @@ impl Recorder {
     }
 
     fn complete(&mut self, effects: Effects) -> Result<(), Unwritable> {
-        if self.open.is_none() {
-            return Ok(());
-        }
         self.put(&effects)?;
         self.end()?;
         self.n += 1;

@@ -1,6 +1,7 @@
 //! The subcommands.
 
 pub(crate) mod planted;
+pub(crate) mod ring;
 pub(crate) mod run;
 pub(crate) mod sweep;
 

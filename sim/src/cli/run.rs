@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
 use dispatch_sim::recipe::Recipe;
-use dispatch_sim::run::{Outcome, Profile, Sink, journals, record, replay, run_of, trace, twice};
+use dispatch_sim::run::{Outcome, Profile, Sink, journals, record, replay};
 use dispatch_sim::shrink::{Shrunk, shrink as shrink_recipe};
 
+use super::ring::Ring;
 use super::{PROGRAM, keep, verdict};
 
 #[derive(clap::Args)]
@@ -19,6 +20,9 @@ pub(crate) struct RunArgs {
     /// What it draws.
     #[arg(long, value_enum, default_value_t)]
     profile: Profile,
+    /// In which ring.
+    #[arg(long, value_enum, default_value_t)]
+    ring: Ring,
     /// Print every event.
     #[arg(long)]
     trace: bool,
@@ -69,12 +73,17 @@ const RUNS: u32 = 3_000;
 
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     super::planted::select(&args.plant)?;
-    let profile = args.profile;
+    let (ring, profile) = (args.ring, args.profile);
+    ring.check(profile)?;
+    ensure!(
+        ring == Ring::Core || args.journals.is_none(),
+        "only the core ring keeps journals; leave --journals or --ring out"
+    );
     let outcome = match (&args.journals, args.trace, args.twice) {
         (Some(folder), ..) => keep_journals(args.seed, profile, folder)?,
-        (None, true, _) => traced(|sink| trace(args.seed, profile, sink))?,
-        (None, false, true) => twice(args.seed, profile),
-        (None, false, false) => run_of(args.seed, profile),
+        (None, true, _) => traced(|sink| ring.trace(args.seed, profile, sink))?,
+        (None, false, true) => ring.twice(args.seed, profile),
+        (None, false, false) => ring.run(args.seed, profile),
     };
     tell(&format!("seed {}", args.seed), &outcome)
 }
@@ -178,6 +187,7 @@ fn small(recipe: Recipe, seed: u64, runs: u32, out: &Path) -> anyhow::Result<Exi
     if let Some(violation) = &outcome.violation {
         writeln!(to, "{violation}")?;
     }
+    writeln!(to, "picture:   {PROGRAM} show --recipe {}", path.display())?;
     writeln!(to, "reproduce: {PROGRAM} repro {}", path.display())?;
     Ok(verdict(outcome.violation.as_ref()))
 }

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use dispatch_sim::run::{Outcome, Profile, What, run_of, twice};
+use dispatch_sim::run::{Outcome, Profile, What};
+use dispatch_sim::sometimes::Point;
 use dispatch_sim::sweep::{Pace, Swept, sweep as sweep_seeds};
 
+use super::ring::Ring;
 use super::{BROKEN, PROGRAM, shown_violation, verdict};
 
 #[derive(clap::Args)]
@@ -28,6 +30,9 @@ pub(crate) struct Args {
     /// What seeds draw.
     #[arg(long, value_enum, default_value_t)]
     profile: Profile,
+    /// In which ring.
+    #[arg(long, value_enum, default_value_t)]
+    ring: Ring,
     /// Run every seed twice and compare, not only every sixteenth.
     #[arg(long)]
     twice: bool,
@@ -49,11 +54,12 @@ pub(crate) struct Args {
 const TWICE_EVERY: u64 = 16;
 
 pub(crate) fn sweep(args: &Args) -> anyhow::Result<ExitCode> {
-    let profile = args.profile;
+    let (ring, profile) = (args.ring, args.profile);
+    ring.check(profile)?;
     let swept = run_all(args, |seed| {
         match args.twice || seed.is_multiple_of(TWICE_EVERY) {
-            true => twice(seed, profile),
-            false => run_of(seed, profile),
+            true => ring.twice(seed, profile),
+            false => ring.run(seed, profile),
         }
     });
     match args.json {
@@ -62,20 +68,34 @@ pub(crate) fn sweep(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if let Some(violation) = &swept.violation {
         match violation.what {
-            What::Oracle(_) if !args.no_shrink => {
+            What::Oracle(_) if ring == Ring::Core && !args.no_shrink => {
                 super::run::make_small(violation.seed, profile, &args.out)?;
             }
-            What::Oracle(_) | What::Determinism => eprintln!(
-                "reproduce: {PROGRAM} run --seed {} --twice --profile {}",
+            what => eprintln!(
+                "reproduce: {PROGRAM} run --seed {} --profile {}{}{}",
                 violation.seed,
-                shown(args.profile)
+                shown(profile),
+                ring.shown(),
+                match what {
+                    What::Oracle(_) => " --trace",
+                    What::Determinism => " --twice",
+                }
             ),
         }
         return Ok(verdict(swept.violation.as_ref()));
     }
-    match swept.rates.never_met().is_empty() || profile != Profile::Swarm {
+    match never_met(args, &swept).is_empty() {
         true => Ok(ExitCode::SUCCESS),
         false => Ok(ExitCode::from(BROKEN)),
+    }
+}
+
+/// Points that this sweep should have met: only the swarm of the core ring draws
+/// everything.
+fn never_met(args: &Args, swept: &Swept) -> Vec<Point> {
+    match args.profile == Profile::Swarm && args.ring == Ring::Core {
+        true => swept.rates.never_met(),
+        false => Vec::new(),
     }
 }
 
@@ -123,6 +143,22 @@ fn tell(args: &Args, swept: &Swept) -> anyhow::Result<()> {
         swept.seeds_per_s(),
         swept.digest,
     )?;
+    if args.ring == Ring::Core {
+        tell_rarest(args, swept, &mut out)?;
+    }
+    if swept.next < args.from.saturating_add(args.seeds) && swept.violation.is_none() {
+        writeln!(out, "go on with --from {}", swept.next)?;
+    }
+    if let Some(violation) = &swept.violation {
+        writeln!(out, "{violation}")?;
+    }
+    for point in never_met(args, swept) {
+        writeln!(out, "never met: {}", point.name())?;
+    }
+    Ok(())
+}
+
+fn tell_rarest(args: &Args, swept: &Swept, out: &mut impl Write) -> std::io::Result<()> {
     let rarest = swept.rates.rarest_first();
     let many = match args.points {
         true => rarest.len(),
@@ -135,15 +171,6 @@ fn tell(args: &Args, swept: &Swept) -> anyhow::Result<()> {
     for (point, runs, times) in rarest.into_iter().take(many) {
         writeln!(out, "  {:32} {runs:>8} {times:>9}", point.name())?;
     }
-    if swept.next < args.from.saturating_add(args.seeds) && swept.violation.is_none() {
-        writeln!(out, "go on with --from {}", swept.next)?;
-    }
-    if let Some(violation) = &swept.violation {
-        writeln!(out, "{violation}")?;
-    }
-    for point in swept.rates.never_met() {
-        writeln!(out, "never met: {}", point.name())?;
-    }
     Ok(())
 }
 
@@ -155,7 +182,7 @@ fn tell_json(args: &Args, swept: &Swept) -> anyhow::Result<()> {
                 (point.name().to_owned(), met)
             })
             .collect();
-    let never: Vec<&str> = swept.rates.never_met().iter().map(|p| p.name()).collect();
+    let never: Vec<&str> = never_met(args, swept).iter().map(|p| p.name()).collect();
     let shown = serde_json::json!({
         "from": args.from,
         "next": swept.next,

@@ -21,7 +21,7 @@ use super::replica::{Lanes, Urgent};
 use super::ring::Ring;
 use super::stream::{Flight, Said, What};
 use super::wire::{AskedVerb, VERB, address, outcome_tag, packed};
-use crate::clock::Clock;
+use crate::clock::{Clock, Us, store_time};
 use crate::fact::{Fact, Life};
 
 /// How often invariants are checked, in inputs.
@@ -45,6 +45,8 @@ pub(super) struct Driver {
     waiting: BTreeMap<CommandId, oneshot::Sender<Answer>>,
     asked: u64,
     feeds: u64,
+    /// When it was last told something.
+    told_at: Us,
     fresh_bytes: usize,
 }
 
@@ -74,6 +76,7 @@ impl Driver {
             waiting: BTreeMap::new(),
             asked: 0,
             feeds: 0,
+            told_at: 0,
             fresh_bytes: 0,
         }
     }
@@ -144,6 +147,7 @@ impl Driver {
     async fn feed(&mut self, input: Input) {
         let at = self.ring.at();
         let now = self.clock.now(at);
+        self.told_at = at;
         self.ring.count();
         let mut view = None;
         if let Input::Stored { id, outcome } = &input {
@@ -191,7 +195,6 @@ impl Driver {
                 self.carry_out(effect);
             }
         }
-        self.ring.recorder.borrow_mut().end_step();
         if !is_alive {
             pending::<()>().await;
         }
@@ -225,17 +228,22 @@ impl Driver {
                 turn,
                 body,
                 connect_ms,
+                not_after,
             } => {
                 let now = self.clock.now(self.ring.at()).mono;
-                self.open(id, provider, turn, body, connect_ms, now);
+                if now <= not_after {
+                    self.open(id, provider, turn, body, connect_ms, now);
+                }
             }
             Effect::CloseProvider { id, finished: _ } => {
                 let now = self.clock.now(self.ring.at()).mono;
                 self.close(id, now);
             }
             Effect::StartTool { id, start } => {
-                let started = self.ring.start_tool(id, *start, &self.lanes.urgent);
-                self.tools.extend(started.map(|run| (id, run)));
+                if self.clock.now(self.ring.at()).mono <= start.not_after {
+                    let started = self.ring.start_tool(id, *start, &self.lanes.urgent);
+                    self.tools.extend(started.map(|run| (id, run)));
+                }
             }
             Effect::KillTool { id } => {
                 if let Some(run) = self.tools.get(&id) {
@@ -252,6 +260,7 @@ impl Driver {
                 self.ring.tell(&Fact::Published {
                     replica: self.replica,
                     event: &event,
+                    decided_at: store_time(self.told_at),
                 });
                 self.hub.publish(*event);
             }

@@ -27,7 +27,7 @@ mod wire;
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use madsim::Config;
@@ -35,18 +35,10 @@ use madsim::runtime::Runtime;
 
 use crate::record::{Sink, shown_time};
 use crate::run::{Outcome, Violation, What};
-use crate::sweep::{Swept, sweep};
+use crate::sometimes::Point;
+use crate::sweep::{Pace, Swept, sweep};
 use plan::Plan;
 use ring::Ring;
-
-/// How one seed is run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Keep {
-    #[default]
-    Digest,
-    /// The digest after every step, too.
-    Steps,
-}
 
 /// A violation, with what to type to see it again.
 #[derive(Clone, Debug)]
@@ -74,84 +66,70 @@ pub fn found(swept: &Swept) -> Option<Found> {
 
 /// Runs these seeds on two threads, up to the first violation.
 pub fn run_seeds(seeds: Range<u64>, one: fn(u64) -> Outcome) -> Swept {
-    sweep(seeds, 2, one, |_| {})
+    sweep(seeds, Pace::default(), one, |_, _| {})
 }
 
 /// Runs one seed.
 pub fn run(seed: u64) -> Outcome {
-    on_its_own_thread(seed, move || simulate(seed, Keep::Digest, None)).0
+    on_its_own_thread(seed, move || simulate(seed, None))
 }
 
 /// Runs one seed and hands every event to `sink`, a line each.
 pub fn trace(seed: u64, sink: impl FnMut(&str) + Send + 'static) -> Outcome {
-    let traced = move || simulate(seed, Keep::Digest, Some(Box::new(sink)));
-    on_its_own_thread(seed, traced).0
+    on_its_own_thread(seed, move || simulate(seed, Some(Box::new(sink))))
 }
 
 /// Runs one seed twice: every Dispatcher must be told the same, at the same
 /// time, and decide the same.
 pub fn run_twice(seed: u64) -> Outcome {
-    let once = move || simulate(seed, Keep::Steps, None);
-    let (first, steps) = on_its_own_thread(seed, once);
-    if first.violation.is_some() {
+    let (first, second) = (run(seed), run(seed));
+    if first.violation.is_some() || first.digest == second.digest {
         return first;
     }
-    let (second, repeated) = on_its_own_thread(seed, once);
-    if first.digest == second.digest {
-        return first;
-    }
-    let step = steps
-        .iter()
-        .zip(&repeated)
-        .take_while(|(a, b)| a == b)
-        .count();
-    let line = line_of_step(seed, step);
+    let (one, other) = (lines(seed), lines(seed));
+    let same = one.iter().zip(&other).take_while(|(a, b)| a == b).count();
+    let line = |lines: &[String]| {
+        lines
+            .get(same)
+            .map_or("nothing more", |line| line)
+            .to_owned()
+    };
     Outcome {
         violation: Some(Violation {
             seed,
             at_us: first.simulated_us,
             what: What::Determinism,
-            expected: format!("digest {:016x} after {} steps", first.digest, steps.len()),
-            seen: format!(
-                "digest {:016x} after {} steps; step {step} is the first that differs, in a third run it is: {line}",
-                second.digest,
-                repeated.len(),
-            ),
+            expected: format!("as in another run, line {same}: {}", line(&one)),
+            seen: line(&other),
         }),
         ..first
     }
 }
 
-/// The input of the step with this number.
-fn line_of_step(seed: u64, step: usize) -> String {
-    let (lines, inputs) = mpsc::channel();
-    let sink = move |line: &str| {
-        if line.contains(" <- ") {
-            // The receiver may have what it wants already.
-            let _ = lines.send(line.to_owned());
-        }
-    };
-    trace(seed, sink);
-    let line = inputs.into_iter().nth(step);
-    line.unwrap_or_else(|| "none".to_owned())
+fn lines(seed: u64) -> Vec<String> {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let kept = lines.clone();
+    trace(seed, move |line| {
+        let mut lines = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.push(line.to_owned());
+    });
+    std::mem::take(&mut *lines.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Hash maps of a thread are ordered by the first seed that it runs: a seed
 /// repeats on a fresh thread only. A panic is a violation of that seed.
-fn on_its_own_thread(
-    seed: u64,
-    simulated: impl FnOnce() -> (Outcome, Vec<u64>) + Send + 'static,
-) -> (Outcome, Vec<u64>) {
+fn on_its_own_thread(seed: u64, simulated: impl FnOnce() -> Outcome + Send + 'static) -> Outcome {
     thread::spawn(simulated).join().unwrap_or_else(|panic| {
         let message = panic
             .downcast_ref::<String>()
             .map(String::as_str)
             .or_else(|| panic.downcast_ref::<&str>().copied())
             .unwrap_or("a panic without a message");
-        let outcome = Outcome {
+        Outcome {
             digest: 0,
             events: 0,
             simulated_us: 0,
+            points: [0; Point::ALL.len()],
             violation: Some(Violation {
                 seed,
                 at_us: 0,
@@ -159,19 +137,18 @@ fn on_its_own_thread(
                 expected: "no panic".to_owned(),
                 seen: message.to_owned(),
             }),
-        };
-        (outcome, Vec::new())
+        }
     })
 }
 
-fn simulate(seed: u64, keep: Keep, sink: Option<Sink<'static>>) -> (Outcome, Vec<u64>) {
+fn simulate(seed: u64, sink: Option<Sink<'static>>) -> Outcome {
     let plan = Plan::of(seed);
     let mut config = Config::default();
     config.net.packet_loss_rate = plan.loss;
     config.net.send_latency = plan.latency.clone();
     let runtime = Runtime::with_seed_and_config(seed, config);
     runtime.block_on(async move {
-        let ring = Ring::begin(seed, plan, keep == Keep::Steps, sink);
+        let ring = Ring::begin(seed, plan, sink);
         trouble::play(&ring).await;
         ring.end()
     })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::clock::Us;
 use crate::rng::{Purpose, Rng};
-use crate::scenario::{Chaos, MINUTE, SECOND, Scenario, StormKind};
+use crate::scenario::{Chaos, MINUTE, Profile, SECOND, Scenario, StormKind};
 
 /// Three, so that a link can be clogged or a replica stopped while two others
 /// race for what it owned.
@@ -79,7 +79,7 @@ impl Plan {
 fn short_scenario(seed: u64) -> Scenario {
     let mut member = seed;
     loop {
-        let scenario = Scenario::of(member);
+        let scenario = Scenario::of(member, Profile::Swarm);
         if scenario.calm_at <= LONGEST_STORM {
             return scenario;
         }

@@ -189,6 +189,7 @@ impl Ring {
             provider: call.provider.clone(),
             turn: call.turn,
             step: asked.map_or(0, |asked| u32::try_from(asked.step).unwrap_or(0)),
+            offers_tools: sse::offers_tools(&call.body),
             verdict,
         };
         (request, answer)

@@ -110,6 +110,9 @@ impl Ring {
         let mut config = Config::new(owner, providers.collect());
         config.ask_ms = scenario.ask_ms;
         config.requests_ms = scenario.requests_ms;
+        config.retry.budget_ms = scenario.retry_budget_ms;
+        config.step_limit_bytes = scenario.step_limit_bytes;
+        config.step_limit = scenario.step_limit;
         if scenario.seals {
             config.on_crash = OnCrash::Seal;
         }

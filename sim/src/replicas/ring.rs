@@ -23,7 +23,7 @@ use crate::oracle::{Breach, Oracle, Terms, all};
 use crate::record::{Recorder, Sink};
 use crate::rng::{Purpose, Rng};
 use crate::run::{Outcome, Violation, What};
-use crate::script::Script;
+use crate::sometimes::Point;
 
 thread_local! {
     /// A node's first task comes from a closure that may move between threads,
@@ -72,19 +72,17 @@ pub(super) struct Dice {
 
 impl Ring {
     /// Prepares a run; its nodes begin as soon as somebody waits.
-    pub(super) fn begin(
-        seed: u64,
-        plan: Plan,
-        keeps_steps: bool,
-        sink: Option<Sink<'static>>,
-    ) -> Rc<Ring> {
+    pub(super) fn begin(seed: u64, plan: Plan, sink: Option<Sink<'static>>) -> Rc<Ring> {
         let scenario = &plan.scenario;
-        let tokens = u32::try_from(scenario.messages.len()).unwrap_or(u32::MAX);
+        let messages = scenario.messages.iter();
         let terms = Rc::new(Terms {
-            scripts: (0..tokens).map(|token| Script::of(seed, token)).collect(),
+            scripts: messages.map(|message| message.script.clone()).collect(),
             repeats_cuts: scenario.repeats_cuts,
             seals: scenario.seals,
             resume_limit: 3,
+            retry_budget_ms: scenario.retry_budget_ms,
+            step_limit_bytes: scenario.step_limit_bytes,
+            step_limit: scenario.step_limit,
         });
         let providers = ["north", "south"].into_iter().take(scenario.limits.len());
         let dice = |purpose| RefCell::new(Rng::keyed(seed, purpose, 2, 0));
@@ -107,7 +105,7 @@ impl Ring {
             streams: RefCell::default(),
             runs: RefCell::default(),
             clients: RefCell::new(Clients::new(scenario)),
-            recorder: RefCell::new(Recorder::new(keeps_steps, sink)),
+            recorder: RefCell::new(Recorder::new(sink)),
             time: TimeHandle::current(),
             oracles: RefCell::new(all(&terms)),
             violation: RefCell::default(),
@@ -128,17 +126,16 @@ impl Ring {
         CURRENT.with_borrow(|ring| ring.clone().expect("nodes live within a run"))
     }
 
-    /// What the run came to, and the digest after every step where it was kept.
-    pub(super) fn end(&self) -> (Outcome, Vec<u64>) {
+    /// What the run came to. Rare situations are counted by the core ring alone.
+    pub(super) fn end(&self) -> Outcome {
         CURRENT.take();
-        let mut recorder = self.recorder.borrow_mut();
-        let outcome = Outcome {
-            digest: recorder.digest(),
+        Outcome {
+            digest: self.recorder.borrow().digest(),
             events: self.events.get(),
             simulated_us: self.at(),
+            points: [0; Point::ALL.len()],
             violation: self.violation.take(),
-        };
-        (outcome, recorder.steps.take().unwrap_or_default())
+        }
     }
 
     /// Simulated time.

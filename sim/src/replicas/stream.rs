@@ -156,7 +156,11 @@ impl Driver {
     ) {
         let stream = self.ring.streams.borrow_mut().open(turn, self.replica);
         let epoch = self.epochs.get(&turn).copied().unwrap_or_default();
-        self.ring.tell(&Fact::Opened { turn, epoch });
+        self.ring.tell(&Fact::Opened {
+            turn,
+            epoch,
+            stream,
+        });
         let call = Call {
             stream,
             replica: self.replica,

@@ -17,7 +17,7 @@ use super::ring::Ring;
 use crate::clock::Us;
 use crate::fact::Fact;
 use crate::rng::{Purpose, Rng};
-use crate::scenario::SECOND;
+use crate::scenario::{MINUTE, SECOND};
 
 /// All commands of a run.
 pub(super) struct Runs {
@@ -45,6 +45,7 @@ struct Run {
     kill: Rc<Notify>,
     /// Its starter is not told of its end.
     end_is_lost: bool,
+    fails: bool,
     reapers: Vec<(mpsc::UnboundedSender<Urgent>, EffectId)>,
 }
 
@@ -153,6 +154,7 @@ impl Ring {
         let lasts = match rng.chance(faults.tool_hang) {
             // Its own supervisor fails to keep the deadline.
             true => deadline + rng.range(60 * SECOND, 120 * SECOND),
+            false if self.plan.scenario.slow_tools => rng.range(20 * SECOND, 8 * MINUTE),
             false => rng.spread(2_000, 90 * SECOND).min(deadline),
         };
         let course = Course {
@@ -171,6 +173,7 @@ impl Ring {
             state: State::Runs,
             kill: Rc::default(),
             end_is_lost: rng.chance(faults.tool_end_lost) && !self.is_calm(),
+            fails: rng.chance(faults.tool_fails),
             reapers: Vec::new(),
         });
         let _ = runs.started.send((run, course));
@@ -222,7 +225,7 @@ impl Ring {
         let runs = &mut *self.runs.borrow_mut();
         let run = &mut runs.runs[at];
         let end = (!is_killed).then(|| ToolEnd {
-            ok: true,
+            ok: !run.fails,
             output: output_of(&run.command),
             duration_ms: 1,
             spilled: None,

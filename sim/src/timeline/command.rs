@@ -110,6 +110,9 @@ mod tests {
         assert!(parsed(&["--journal", "a"]).is_ok());
         assert!(parsed(&["--seed", "7", "--journal", "a"]).is_err());
         let told = parsed(&[]).unwrap_err().to_string();
-        assert!(told.contains("--seed <N>|--journal <PATH>"), "{told}");
+        assert!(
+            told.contains("--seed <N>|--recipe <FILE>|--journal <PATH>"),
+            "{told}"
+        );
     }
 }

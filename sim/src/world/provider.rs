@@ -172,7 +172,7 @@ impl World<'_> {
             (Ok(()) | Err(_), _) => sse::rejection(verdict.as_ref().err().map_or("", |why| why)),
         };
         let step = asked.map_or(0, |asked| u32::try_from(asked.step).unwrap_or(0));
-        let offers_tools = offers_tools(&body);
+        let offers_tools = sse::offers_tools(&body);
         self.serve(stream, step, offers_tools, verdict, answer);
     }
 
@@ -331,15 +331,6 @@ impl World<'_> {
 
 fn open_turn(streams: &Streams, stream: u32) -> Option<TurnId> {
     streams.open.get(&stream).map(|open| open.turn)
-}
-
-fn offers_tools(body: &[u8]) -> bool {
-    let body: Result<serde_json::Value, _> = serde_json::from_slice(body);
-    body.is_ok_and(|body| {
-        body["tools"]
-            .as_array()
-            .is_some_and(|tools| !tools.is_empty())
-    })
 }
 
 /// The script is named by the last user message, the step by what follows it.
