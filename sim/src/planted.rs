@@ -3,6 +3,9 @@
 
 use std::fmt;
 
+#[cfg(planted)]
+use crate::sweep::{Pace, sweep};
+
 /// A planted bug and the oracles whose promise it breaks.
 pub type Entry = (&'static str, &'static [&'static str]);
 
@@ -21,7 +24,8 @@ pub const LEDGER: [Entry; 30] = [
     ("D13", &["one-terminal"]),
     ("D14", &["marker"]),
     ("D16", &["progress"]),
-    ("D17", &["fenced"]),
+    // An owner that goes on after its lease also goes on with its stream.
+    ("D17", &["fenced", "limit"]),
     ("D18", &["fenced"]),
     ("D20", &["tools-answered", "valid-transcript"]),
     ("D21", &["tool-once"]),
@@ -33,7 +37,7 @@ pub const LEDGER: [Entry; 30] = [
     ("D31", &["accepted-once"]),
     ("D32", &["content"]),
     ("D33", &["fenced"]),
-    ("D34", &["fenced"]),
+    ("D34", &["fenced", "limit"]),
     ("D37", &["no-orphan"]),
     ("D38", &["limit"]),
     ("D39", &["log-size"]),
@@ -154,7 +158,15 @@ pub fn hunt(bugs: &[Entry], starts: impl Iterator<Item = u64>) -> Hunt {
 fn search(bugs: &[Entry], from: u64) -> Verdict {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let seeds = from..from.saturating_add(BUDGET);
-    let swept = crate::sweep::sweep(seeds, threads, crate::run::run, |_| {});
+    let swept = sweep(
+        seeds,
+        Pace {
+            threads,
+            ..Pace::default()
+        },
+        crate::run::run,
+        |_, _| {},
+    );
     let Some(violation) = swept.violation else {
         return Verdict::Missed;
     };

@@ -148,7 +148,7 @@ impl Recipe {
     }
 
     /// A reference that leads nowhere.
-    fn dangling(&self) -> Option<String> {
+    pub(crate) fn dangling(&self) -> Option<String> {
         let scenario = &self.scenario;
         let (messages, replicas) = (scenario.messages.len(), scenario.replicas);
         if replicas == 0 || replicas > MOST_REPLICAS {

@@ -88,7 +88,7 @@ impl Shrinker<'_> {
 
     /// Keeps a candidate that fails in the same way.
     fn try_out(&mut self, candidate: Recipe) -> bool {
-        if self.is_spent() {
+        if self.is_spent() || candidate.dangling().is_some() {
             return false;
         }
         self.runs += 1;
@@ -182,7 +182,15 @@ impl Shrinker<'_> {
     }
 
     fn simplify_settings(&mut self) {
-        self.try_change(|recipe| recipe.scenario.limits.truncate(1));
+        self.try_change(|recipe| {
+            let scenario = &mut recipe.scenario;
+            scenario.limits.truncate(1);
+            for talk in &mut scenario.conversations {
+                talk.provider = 0;
+            }
+            let other = |act: &Act| matches!(act, Act::Limit { provider, .. } if *provider > 0);
+            scenario.acts.retain(|(_, act)| !other(act));
+        });
         for provider in 0..self.best.scenario.limits.len() {
             self.try_change(|recipe| recipe.scenario.limits[provider] = 1);
         }
@@ -199,11 +207,6 @@ impl Shrinker<'_> {
         self.try_change(|recipe| {
             for message in &mut recipe.scenario.messages {
                 message.doubled = false;
-            }
-        });
-        self.try_change(|recipe| {
-            for talk in &mut recipe.scenario.conversations {
-                talk.provider = 0;
             }
         });
         for n in 0..self.best.scenario.messages.len() {
@@ -315,6 +318,14 @@ impl Shrinker<'_> {
                 n += 1;
             }
         }
+        let mut n = 0;
+        while n < self.best.scenario.conversations.len() && !self.is_spent() {
+            let mut messages = self.best.scenario.messages.iter();
+            let is_used = messages.any(|message| message.conversation == n);
+            if is_used || !self.try_change(|recipe| remove_conversation(recipe, n)) {
+                n += 1;
+            }
+        }
     }
 }
 
@@ -373,6 +384,15 @@ fn remove_message(recipe: &mut Recipe, n: usize) {
             Mishap::Answer { token, .. } => up(token),
             Mishap::Store { .. } | Mishap::Echo { .. } | Mishap::Tool { .. } => {}
         }
+    }
+}
+
+/// Removes a conversation without messages; those after it move up.
+fn remove_conversation(recipe: &mut Recipe, n: usize) {
+    let scenario = &mut recipe.scenario;
+    scenario.conversations.remove(n);
+    for message in &mut scenario.messages {
+        message.conversation -= usize::from(message.conversation > n);
     }
 }
 

@@ -60,6 +60,9 @@ pub(crate) struct ShrinkArgs {
     /// With these planted bugs, where the build holds them.
     #[arg(long)]
     plant: Vec<String>,
+    /// What the recipe says of itself to its readers.
+    #[arg(long)]
+    about: Option<String>,
     /// Runs at most.
     #[arg(long, default_value_t = RUNS)]
     runs: u32,
@@ -131,7 +134,7 @@ fn select(recipe: &Recipe) -> anyhow::Result<()> {
 }
 
 pub(crate) fn shrink(args: &ShrinkArgs) -> anyhow::Result<ExitCode> {
-    let (recipe, seed) = match (&args.file, args.seed) {
+    let (mut recipe, seed) = match (&args.file, args.seed) {
         (Some(file), _) => {
             let recipe = Recipe::read(file)?;
             select(&recipe)?;
@@ -157,6 +160,9 @@ pub(crate) fn shrink(args: &ShrinkArgs) -> anyhow::Result<ExitCode> {
             (recipe, seed)
         }
     };
+    if let Some(about) = &args.about {
+        recipe.about.clone_from(about);
+    }
     small(recipe, seed, args.runs, &args.out)
 }
 
