@@ -114,7 +114,10 @@ fn look(
         return Breach::new(at_ms, wanted, event.to_json());
     }
     let Some(seq) = event.seq else {
-        return Ok(());
+        return match event.is_terminal() {
+            true => Breach::new(at_ms, "an end that the log holds", event.to_json()),
+            false => Ok(()),
+        };
     };
     let log = case.logs.get(reader.conversation).copied();
     let next = log.unwrap_or_default().iter().find(|logged| {
