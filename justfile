@@ -16,13 +16,33 @@ verify:
 demo *args:
     cargo run --release -p dispatch -- demo {{args}}
 
-# Seeded simulations of the core: so many seeds, from a first one on.
-sim seeds="2000" from="0":
-    cargo run --release -p dispatch-sim -- sweep --seeds {{seeds}} --from {{from}}
+# Seeded simulations of the core: so many seeds, from a first one on; what fails is made small.
+sim seeds="2000" from="0" *args:
+    cargo run --release -p dispatch-sim -- sweep --seeds {{seeds}} --from {{from}} {{args}}
+
+# The network ring: the whole host on a simulated network.
+sim-network seeds="200" from="0":
+    cargo run --release -p dispatch-sim -- sweep --ring network --seeds {{seeds}} --from {{from}}
+
+# The replica ring: three replicas and a store node on madsim.
+sim-replicas seeds="200" from="0":
+    REPLICA_RING_SEEDS={{seeds}} REPLICA_RING_FROM={{from}} cargo madsim -- --nocapture l9
 
 # One seed again, with its event trace.
-repro seed:
-    cargo run --release -p dispatch-sim -- run --seed {{seed}} --trace
+trace seed *args:
+    cargo run --release -p dispatch-sim -- run --seed {{seed}} --trace {{args}}
+
+# A committed or kept run again, and the promise that it breaks.
+repro file:
+    cargo run --release -p dispatch-sim -- repro {{file}}
+
+# A failing seed or its recipe, as small as possible.
+shrink *args:
+    cargo run --release -p dispatch-sim -- shrink {{args}}
+
+# A seed, a recipe or a production journal as one HTML page.
+show *args:
+    cargo run --release -p dispatch-sim -- show {{args}}
 
 # The planted bugs, each of which an oracle must catch; then the same through the demo.
 planted *ids: && (planted-demo "D06") (planted-demo "D12") (planted-demo "D13")

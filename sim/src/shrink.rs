@@ -197,6 +197,7 @@ impl Shrinker<'_> {
         self.try_change(|recipe| recipe.scenario.seals = false);
         self.try_change(|recipe| recipe.scenario.repeats_cuts = false);
         self.try_change(|recipe| recipe.scenario.slow_tools = false);
+        self.try_change(|recipe| recipe.scenario.lingers = false);
         self.try_change(|recipe| recipe.scenario.step_limit = 0);
         self.try_change(|recipe| recipe.scenario.step_limit_bytes = DOCUMENTED_STEP_BYTES);
         self.try_change(|recipe| recipe.scenario.ask_ms = 5_000);

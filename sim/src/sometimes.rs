@@ -134,6 +134,8 @@ points! {
     ShuttingDown = "answer-shutting-down",
     /// An input reached a process that had died since.
     ToTheDead = "input-for-a-dead-life",
+    /// A stream or a command said something after it was closed or had ended.
+    AfterTheEnd = "input-for-an-ended-effect",
     /// A follower's events had a gap, and it read the log.
     FollowerCaughtUp = "follower-caught-up",
 }

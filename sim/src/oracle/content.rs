@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use dispatch_core::event::{AgentEvent, Chunk, ChunkKind, EventBody};
 use dispatch_core::ids::{Epoch, TurnId};
+use dispatch_core::time::Timestamp;
 
 use super::{Breach, Oracle, Terms};
 use crate::fact::{Fact, Moment};
@@ -24,8 +25,11 @@ struct Told {
 pub(crate) struct Content {
     terms: Rc<Terms>,
     turns: BTreeMap<TurnId, Told>,
-    /// Bytes shown of a step's text and reasoning under an ownership.
-    shown: BTreeMap<(TurnId, Epoch, u32, ChunkKind), usize>,
+    /// Bytes shown of a step's text and reasoning under an ownership, after so
+    /// many repetitions of the turn's steps.
+    shown: BTreeMap<(TurnId, Epoch, usize, u32, ChunkKind), usize>,
+    /// When steps were repeated.
+    restarts: BTreeMap<TurnId, Vec<Timestamp>>,
 }
 
 impl Content {
@@ -34,6 +38,7 @@ impl Content {
             terms: terms.clone(),
             turns: BTreeMap::new(),
             shown: BTreeMap::new(),
+            restarts: BTreeMap::new(),
         }
     }
 
@@ -119,21 +124,25 @@ impl Content {
                 format!("done after {} steps", told.steps),
             ),
             EventBody::StepRestart { .. } => {
-                self.shown.retain(|(turn, ..), _| *turn != event.turn);
+                self.restarts.entry(event.turn).or_default().push(event.at);
                 Ok(())
             }
             _ => Ok(()),
         }
     }
 
+    /// A process that stood still shows what it had decided to before: that goes
+    /// on where it was, though the step has been repeated since.
     fn shown(
         &mut self,
-        event: &AgentEvent,
+        (event, decided_at): (&AgentEvent, Timestamp),
         step: u32,
         offset: u64,
         kind: ChunkKind,
         text: &str,
     ) -> Result<(), Breach> {
+        let restarts = self.restarts.get(&event.turn);
+        let restarts = restarts.map_or(0, |all| all.iter().filter(|at| **at <= decided_at).count());
         let token = self.turns.get(&event.turn).map(|told| told.token);
         let scripted = token
             .and_then(|token| self.terms.scripts.get(token as usize))
@@ -141,7 +150,7 @@ impl Content {
             .map_or("", |step| part(step, kind));
         let shown = self
             .shown
-            .entry((event.turn, event.epoch, step, kind))
+            .entry((event.turn, event.epoch, restarts, step, kind))
             .or_default();
         let in_place = *shown as u64 == offset
             && scripted
@@ -178,12 +187,16 @@ impl Oracle for Content {
     fn see(&mut self, _: &Moment, fact: &Fact<'_>) -> Result<(), Breach> {
         match fact {
             Fact::Logged(event) => self.logged(event),
-            Fact::Published { event, .. } => match &event.body {
+            Fact::Published {
+                event, decided_at, ..
+            } => match &event.body {
                 EventBody::TextDelta { step, offset, text } => {
-                    self.shown(event, *step, *offset, ChunkKind::Text, text)
+                    let shown = (*event, *decided_at);
+                    self.shown(shown, *step, *offset, ChunkKind::Text, text)
                 }
                 EventBody::ReasoningDelta { step, offset, text } => {
-                    self.shown(event, *step, *offset, ChunkKind::Reasoning, text)
+                    let shown = (*event, *decided_at);
+                    self.shown(shown, *step, *offset, ChunkKind::Reasoning, text)
                 }
                 _ => Ok(()),
             },

@@ -80,6 +80,7 @@ impl Scenario {
             seals: rng.chance(1_000),
             repeats_cuts: rng.chance(3_000),
             retry_budget_ms: retry_budget_ms(more),
+            lingers: false,
             slow_tools: false,
             step_limit_bytes: DOCUMENTED_STEP_BYTES,
             step_limit: 0,
@@ -115,6 +116,7 @@ impl Scenario {
             scenario.faults.provider_kinds.push(fault);
             scenario.faults.provider = scenario.faults.provider.max(1_000);
         }
+        scenario.lingers = more.chance(3_000);
         scenario
     }
 

@@ -39,6 +39,9 @@ pub(crate) struct Scenario {
     // What came after the first recipes, as it was without it.
     #[serde(default = "documented_budget_ms")]
     pub(crate) retry_budget_ms: u64,
+    /// Streams and commands say something after they were closed or have ended.
+    #[serde(default)]
+    pub(crate) lingers: bool,
     /// Most commands run for minutes.
     #[serde(default)]
     pub(crate) slow_tools: bool,

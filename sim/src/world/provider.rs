@@ -13,6 +13,7 @@ use crate::fact::{Cause, Fact, Life, Request};
 use crate::rng::Purpose;
 use crate::scenario::SECOND;
 use crate::script::Script;
+use crate::sometimes::Point;
 use crate::sse;
 
 /// How long a provider may be silent, by a clock that may be a little fast.
@@ -114,8 +115,30 @@ impl World<'_> {
         let process = self.replicas[replica].process.as_mut();
         if let Some(stream) = process.and_then(|p| p.streams.remove(&effect)) {
             self.tell(&Fact::Closed { stream });
+            self.linger(stream);
             self.abandon_stream(stream, 50_000);
         }
+    }
+
+    /// What was on its way from the socket to the core when it was closed.
+    fn linger(&mut self, stream: u32) {
+        if !self.scenario.lingers || !self.dice.network().chance(3_000) {
+            return;
+        }
+        let Some(open) = self.streams.open.get_mut(&stream) else {
+            return;
+        };
+        let (replica, life, id) = (open.replica, open.life, open.effect);
+        let input = match open.answer.pop_front().map(|step| step.act) {
+            Some(sse::Act::Bytes(bytes)) => Input::ProviderBytes { id, bytes },
+            Some(sse::Act::Fail(kind)) => {
+                let message = "the connection failed".to_owned();
+                Input::ProviderFailed { id, kind, message }
+            }
+            Some(_) | None => Input::ProviderEnd { id },
+        };
+        self.court.sometimes.hit(Point::AfterTheEnd);
+        self.send(0, replica, life, input);
     }
 
     /// The reader is gone; the provider notices within so long.

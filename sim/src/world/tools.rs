@@ -177,6 +177,14 @@ impl World<'_> {
         if is_heard {
             let end = end.cloned().unwrap_or_else(|| refused("killed"));
             let after = self.dice.network().spread(500, 50_000);
+            if self.scenario.lingers && self.dice.network().chance(3_000) {
+                self.court.sometimes.hit(Point::AfterTheEnd);
+                let twice = Input::ToolDone {
+                    id,
+                    end: end.clone(),
+                };
+                self.send(2 * after, replica, life, twice);
+            }
             self.send(after, replica, life, Input::ToolDone { id, end });
         }
     }
