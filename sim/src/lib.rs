@@ -26,6 +26,7 @@ mod clock;
 mod dice;
 mod luck;
 mod record;
+mod request;
 mod rng;
 mod scenario;
 mod sse;

@@ -28,16 +28,6 @@ pub(crate) enum Act {
     Note(Cause),
 }
 
-/// Whether a request lets the model ask for tools.
-pub(crate) fn offers_tools(body: &[u8]) -> bool {
-    let body: Result<serde_json::Value, _> = serde_json::from_slice(body);
-    body.is_ok_and(|body| {
-        body["tools"]
-            .as_array()
-            .is_some_and(|tools| !tools.is_empty())
-    })
-}
-
 /// The answer to one request.
 pub(crate) fn answer(rng: &mut Rng, step: &StepScript, fault: Option<Fault>) -> VecDeque<Step> {
     let mut acts = Acts::default();

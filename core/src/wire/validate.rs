@@ -19,6 +19,14 @@ type Object = Map<String, Value>;
 pub fn validate_transcript(body: &[u8]) -> Result<(), String> {
     let request: Value =
         serde_json::from_slice(body).map_err(|error| format!("the body is not JSON: {error}"))?;
+    validate_request(&request)
+}
+
+/// Checks a request's body that was read already.
+///
+/// # Errors
+/// As of [`validate_transcript`].
+pub fn validate_request(request: &Value) -> Result<(), String> {
     let request = request.as_object().ok_or("the body is not an object")?;
     match request.get("model") {
         Some(Value::String(model)) if !model.is_empty() => {}

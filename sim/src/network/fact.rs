@@ -11,6 +11,7 @@ use dispatch_core::time::Now;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::fact::Cause;
+use crate::request::Asked;
 
 /// A host of the simulated network. Computers that are reached over SSH will
 /// be one more kind: a host with a server of its own and links like the others'.
@@ -158,13 +159,6 @@ pub(super) enum Fact {
     Left {
         connections: usize,
     },
-}
-
-/// What a request is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Asked {
-    pub(super) token: u32,
-    pub(super) step: usize,
 }
 
 /// A fact and when it was seen, in simulated milliseconds, to the tick.

@@ -11,14 +11,14 @@ use axum::body::{Body, to_bytes};
 use axum::serve::Listener;
 use bytes::Bytes;
 use dispatch::net::{CutConnection, Net, ServeLimits, serve_with};
-use dispatch_core::wire::validate::validate_transcript;
 use futures_util::stream;
 use http::{Request, Response};
 use tokio_util::sync::CancellationToken;
 
-use super::fact::{Asked, Fact, Log};
+use super::fact::{Fact, Log};
 use super::net::{SimListener, SimNet, SimStream};
 use super::plan::{Plan, ProviderPlan, Storm};
+use crate::request::{Asked, Reading};
 use crate::rng::{Purpose, Rng};
 use crate::script::Script;
 use crate::sse::{self, Act};
@@ -116,8 +116,8 @@ impl Vendor {
         let Ok(body) = body else {
             return Err(CutConnection);
         };
-        let asked = asked_for(&body);
-        let verdict = validate_transcript(&body).and_then(|()| match &asked {
+        let Reading { asked, verdict, .. } = Reading::of(&body);
+        let verdict = verdict.and_then(|()| match &asked {
             Ok(asked) => self.script_of(*asked).map(|_| ()),
             Err(why) => Err(why.clone()),
         });
@@ -289,23 +289,4 @@ impl Listener for Moody {
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.inner.local_addr()
     }
-}
-
-/// What a request is about: the last user message names the script, the
-/// assistant's messages after it the step.
-pub(super) fn asked_for(body: &[u8]) -> Result<Asked, String> {
-    let body: serde_json::Value =
-        serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    let messages = body["messages"].as_array().ok_or("no messages")?;
-    let last = messages
-        .iter()
-        .rposition(|message| message["role"] == "user")
-        .ok_or("no user message")?;
-    let token = messages[last]["content"]
-        .as_str()
-        .and_then(Script::token_in)
-        .ok_or("a user message that nobody sent")?;
-    let after = &messages[last + 1..];
-    let step = after.iter().filter(|m| m["role"] == "assistant").count();
-    Ok(Asked { token, step })
 }

@@ -24,8 +24,9 @@ use super::fact::{Fact, Log, shown_effect, shown_input};
 use super::lag::Lagging;
 use super::net::SimNet;
 use super::plan::Plan;
-use super::provider::{self, asked_for};
+use super::provider;
 use crate::clock::EPOCH_MS;
+use crate::request::Reading;
 
 /// What every life of the server has in common.
 pub(super) struct House {
@@ -196,7 +197,7 @@ impl Watched {
                 id, provider, body, ..
             } => {
                 let number = provider.as_str().trim_start_matches('p').parse();
-                match (number, asked_for(body)) {
+                match (number, Reading::of(body).asked) {
                     (Ok(provider), Ok(asked)) => self.log.tell(Fact::Opened {
                         life: self.life,
                         id: *id,

@@ -8,7 +8,6 @@ use std::time::Duration;
 use dispatch_core::ids::TurnId;
 use dispatch_core::io::FailKind;
 use dispatch_core::transcript::Item;
-use dispatch_core::wire::validate::validate_transcript;
 use madsim::net::{TcpListener, TcpStream};
 use madsim::task::spawn_local;
 use madsim::time::sleep;
@@ -17,6 +16,7 @@ use super::plan::Who;
 use super::ring::Ring;
 use super::wire::{Call, Piece, address, closed, receive, send};
 use crate::fact::{Cause, Fact, Request};
+use crate::request::{Asked, Reading};
 use crate::rng::{Purpose, Rng};
 use crate::script::Script;
 use crate::sse;
@@ -66,12 +66,6 @@ impl Streams {
         self.causes.push(cause);
         self.causes.len() - 1
     }
-}
-
-/// What a transcript asks for.
-struct Asked {
-    token: u32,
-    step: usize,
 }
 
 /// Counted by the provider for as long as it lives.
@@ -153,12 +147,16 @@ async fn play(
 
 impl Ring {
     fn answer(&self, call: &Call) -> (Request, VecDeque<sse::Step>) {
-        let asked = asked_for(&call.body);
+        let Reading {
+            asked,
+            offers_tools,
+            verdict,
+        } = Reading::of(&call.body);
         let scripted = asked.as_ref().ok().and_then(|asked| {
             let script = self.terms.scripts.get(asked.token as usize)?;
             Some((asked, script.steps.get(asked.step)?))
         });
-        let verdict = validate_transcript(&call.body)
+        let verdict = verdict
             .and_then(|()| self.is_about(call.turn, &asked))
             .and_then(|()| scripted.map(|_| ()).ok_or("a step too many".to_owned()));
         let mut answer = match (&verdict, scripted) {
@@ -189,7 +187,7 @@ impl Ring {
             provider: call.provider.clone(),
             turn: call.turn,
             step: asked.map_or(0, |asked| u32::try_from(asked.step).unwrap_or(0)),
-            offers_tools: sse::offers_tools(&call.body),
+            offers_tools,
             verdict,
         };
         (request, answer)
@@ -233,20 +231,4 @@ fn note_emptiness_first(answer: &mut VecDeque<sse::Step>) {
     {
         answer.push_front(note);
     }
-}
-
-/// The script is named by the last user message, the step by what follows it.
-fn asked_for(body: &[u8]) -> Result<Asked, String> {
-    let body: serde_json::Value =
-        serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    let messages = body["messages"].as_array().ok_or("no messages")?;
-    let last = messages.iter().rposition(|m| m["role"] == "user");
-    let last = last.ok_or("no user message")?;
-    let said = messages[last]["content"].as_str();
-    let token = said.and_then(Script::token_in);
-    let after = messages[last + 1..].iter();
-    Ok(Asked {
-        token: token.ok_or("a user message that nobody sent")?,
-        step: after.filter(|m| m["role"] == "assistant").count(),
-    })
 }

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use dispatch_core::ids::{EffectId, ProviderId, TurnId};
 use dispatch_core::io::Input;
-use dispatch_core::wire::validate::validate_transcript;
 
 use super::{Event, World};
 use crate::clock::Us;
 use crate::fact::{Cause, Fact, Life, Request};
+use crate::request::{Asked, Reading};
 use crate::rng::Purpose;
 use crate::scenario::SECOND;
 use crate::script::Script;
@@ -45,12 +45,6 @@ struct Stream {
     opened_at: Us,
     /// When its process last took anything of it.
     heard_at: Option<Us>,
-}
-
-/// What a transcript asks for.
-struct Asked {
-    token: u32,
-    step: usize,
 }
 
 impl Streams {
@@ -161,12 +155,16 @@ impl World<'_> {
             return;
         };
         let body = std::mem::take(&mut open.body);
-        let asked = asked_for(&body);
+        let Reading {
+            asked,
+            offers_tools,
+            verdict,
+        } = Reading::of(&body);
         let scripted = asked.as_ref().ok().and_then(|asked| {
             let script = self.terms.scripts.get(asked.token as usize)?;
             Some((asked, script.steps.get(asked.step)?))
         });
-        let verdict = validate_transcript(&body)
+        let verdict = verdict
             .and_then(|()| asked.as_ref().map(|_| ()).map_err(Clone::clone))
             .and_then(|()| self.is_about(open_turn(&self.streams, stream), &asked))
             .and_then(|()| scripted.map(|_| ()).ok_or("a step too many".to_owned()));
@@ -195,7 +193,6 @@ impl World<'_> {
             (Ok(()) | Err(_), _) => sse::rejection(verdict.as_ref().err().map_or("", |why| why)),
         };
         let step = asked.map_or(0, |asked| u32::try_from(asked.step).unwrap_or(0));
-        let offers_tools = sse::offers_tools(&body);
         self.serve(stream, step, offers_tools, verdict, answer);
     }
 
@@ -354,22 +351,4 @@ impl World<'_> {
 
 fn open_turn(streams: &Streams, stream: u32) -> Option<TurnId> {
     streams.open.get(&stream).map(|open| open.turn)
-}
-
-/// The script is named by the last user message, the step by what follows it.
-fn asked_for(body: &[u8]) -> Result<Asked, String> {
-    let body: serde_json::Value =
-        serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    let messages = body["messages"].as_array().ok_or("no messages")?;
-    let last = messages
-        .iter()
-        .rposition(|message| message["role"] == "user")
-        .ok_or("no user message")?;
-    let token = messages[last]["content"]
-        .as_str()
-        .and_then(Script::token_in)
-        .ok_or("a user message that nobody sent")?;
-    let after = &messages[last + 1..];
-    let step = after.iter().filter(|m| m["role"] == "assistant").count();
-    Ok(Asked { token, step })
 }

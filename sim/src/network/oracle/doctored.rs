@@ -6,9 +6,10 @@ use dispatch_core::event::{AgentEvent, EventBody};
 use dispatch_core::ids::{ConversationId, EffectId, TurnId};
 
 use super::{judge, names};
-use crate::network::fact::{Asked, Fact, Seen};
+use crate::network::fact::{Fact, Seen};
 use crate::network::plan::Plan;
 use crate::network::{apart, world::Run};
+use crate::request::Asked;
 use crate::script::Script;
 
 /// The story of the first seed whose story has what `wanted` looks for.

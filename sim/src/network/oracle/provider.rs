@@ -7,7 +7,8 @@ use dispatch_core::ids::{EffectId, Epoch, TurnId};
 
 use super::{Breach, Case, run_ms};
 use crate::fact::Cause;
-use crate::network::fact::{Asked, Change, Fact, Role};
+use crate::network::fact::{Change, Fact, Role};
+use crate::request::Asked;
 
 /// A4, the default.
 const COOLDOWN_MS: u64 = 200;
