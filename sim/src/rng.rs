@@ -1,8 +1,10 @@
-//! Randomness of a run: one ChaCha8 generator a purpose, all grown from the
-//! run's seed, so that a draw added for one purpose shifts no other.
+//! Randomness of a run: one generator a purpose, all grown from the run's seed,
+//! so that a draw added for one purpose shifts no other. Small ones, quick to
+//! make: every moment of a run has its own.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng as _, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{Rng as _, SeedableRng};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// What a stream of draws is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +34,7 @@ pub(crate) enum Purpose {
 
 /// One stream of draws.
 #[derive(Clone, Debug)]
-pub(crate) struct Rng(Option<ChaCha8Rng>);
+pub(crate) struct Rng(Option<Xoshiro256PlusPlus>);
 
 impl Rng {
     /// The stream for a purpose.
@@ -47,7 +49,7 @@ impl Rng {
         for (at, word) in [seed, purpose as u64, a, b].into_iter().enumerate() {
             bytes[at * 8..at * 8 + 8].copy_from_slice(&word.to_le_bytes());
         }
-        Rng(Some(ChaCha8Rng::from_seed(bytes)))
+        Rng(Some(Xoshiro256PlusPlus::seed_from_u64(xxh3_64(&bytes))))
     }
 
     /// A stream without chance: the lowest number, the first choice, and nothing
