@@ -37,7 +37,8 @@ pub const LEDGER: [Entry; 30] = [
     ("D31", &["accepted-once"]),
     ("D32", &["content"]),
     ("D33", &["fenced"]),
-    ("D34", &["fenced", "limit"]),
+    // Or goes on waiting for a store that does not hear it.
+    ("D34", &["fenced", "limit", "progress"]),
     ("D37", &["no-orphan"]),
     ("D38", &["limit"]),
     ("D39", &["log-size"]),

@@ -336,7 +336,9 @@ fn stream(acts: &mut Acts, rng: &mut Rng, step: &StepScript, fault: Option<Fault
         }
         Some(Fault::Empty) => {
             before.extend([chunk("{}", "\"stop\""), "data: [DONE]\n\n".to_owned()]);
-            (before, Some(Cause::Empty), "", Tail::End)
+            // It is one with its finish reason, however late the rest comes.
+            acts.note(Cause::Empty);
+            (before, None, "", Tail::End)
         }
         Some(Fault::EmptyCut) => {
             before.push(chunk("{}", "\"stop\""));

@@ -44,10 +44,13 @@ impl Ring {
         }
     }
 
-    pub(crate) fn trace(self, seed: u64, profile: Profile, mut sink: Sink<'_>) -> Outcome {
+    pub(crate) fn trace(self, seed: u64, profile: Profile, sink: Sink<'_>) -> Outcome {
         match self {
             #[cfg(feature = "network")]
-            Ring::Network => dispatch_sim::network::trace(seed, &mut sink),
+            Ring::Network => {
+                let mut sink = sink;
+                dispatch_sim::network::trace(seed, &mut sink)
+            }
             _ => trace(seed, profile, sink),
         }
     }

@@ -159,7 +159,7 @@ impl Ring {
         let verdict = verdict
             .and_then(|()| self.is_about(call.turn, &asked))
             .and_then(|()| scripted.map(|_| ()).ok_or("a step too many".to_owned()));
-        let mut answer = match (&verdict, scripted) {
+        let answer = match (&verdict, scripted) {
             (Ok(()), Some((asked, step))) => {
                 let tries = self.tried(asked);
                 let key = (u64::from(asked.token) << 16) | asked.step as u64;
@@ -179,7 +179,6 @@ impl Ring {
             }
             (Ok(()) | Err(_), _) => sse::rejection(verdict.as_ref().err().map_or("", |why| why)),
         };
-        note_emptiness_first(&mut answer);
         let request = Request {
             stream: call.stream,
             replica: call.replica,
@@ -218,17 +217,5 @@ impl Ring {
                 asked.token
             )),
         }
-    }
-}
-
-/// The network may cut an empty completion off after it has become one.
-fn note_emptiness_first(answer: &mut VecDeque<sse::Step>) {
-    let is_note = |step: &sse::Step| matches!(step.act, sse::Act::Note(Cause::Empty));
-    if let Some(note) = answer
-        .iter()
-        .position(is_note)
-        .and_then(|n| answer.remove(n))
-    {
-        answer.push_front(note);
     }
 }

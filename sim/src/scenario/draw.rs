@@ -308,8 +308,9 @@ impl Scenario {
         let slowest = rng.range(20, 400) * 1_000;
         self.faults.store_slowest = self.faults.store_slowest.max(slowest);
         let every = rng.range(MINUTE, 5 * MINUTE);
+        let within = *rng.pick(&[10_000, 50_000, 300_000]);
         for (at, _) in self.acts.iter_mut().filter(|(at, _)| *at < self.calm_at) {
-            *at = *at - *at % every + rng.below(300_000);
+            *at = *at - *at % every + rng.below(within);
         }
     }
 }
