@@ -11,7 +11,7 @@ mod sound {
 
     /// V1, V3, V4: each seed twice, line by line.
     #[test]
-    fn no_seed_breaks_a_promise_and_each_does_the_same_twice() {
+    fn v1_v4_no_seed_breaks_a_promise_and_each_does_the_same_twice() {
         let swept = sweep(0..120, Pace::default(), run_twice, |_, _| {});
         println!(
             "network ring: {} seeds twice, {} events, {:.1} simulated hours in {:.1} s: {:.1} seeds/s",
