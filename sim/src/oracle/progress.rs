@@ -97,6 +97,13 @@ impl Oracle for Progress {
                     });
                 }
             }
+            // An owner that stood still while it was granted a turn asks for it once
+            // more when it goes on, and begins then.
+            Fact::Planned { plan, .. } => {
+                for grant in &plan.grants {
+                    self.active(at, grant.turn, |_| {});
+                }
+            }
             Fact::ToolStarted { turn, .. } => {
                 self.active(at, *turn, |owned| owned.tool_at = Some(at));
             }
