@@ -255,6 +255,16 @@ impl Kit {
     }
 
     /// Asks the same verb again after a short, seeded pause that grows.
+    /// How many verbs for this are on their way.
+    pub(crate) fn asking(&self, purpose: &Purpose) -> usize {
+        let flights = self.flights.values();
+        let asks = flights.filter(|flight| match flight {
+            Flight::Verb(ask) => ask.purpose == *purpose,
+            Flight::Stream(_) | Flight::Tool(..) | Flight::Reap(..) => false,
+        });
+        asks.count()
+    }
+
     pub(crate) fn ask_again_later(&mut self, now: Now, mut ask: Ask) {
         let base_ms = (25u64 << ask.tries.min(5)).min(1_000);
         let pause_ms = base_ms + self.random_below(base_ms);

@@ -10,6 +10,9 @@ use crate::kit::{Ctx, Purpose, Wake};
 use crate::store::{Fence, Reply, Verb};
 use crate::time::Instant;
 
+/// Polls in flight at once: one may be lost on the way.
+const MOST_POLLS: usize = 2;
+
 impl Dispatcher {
     pub(super) fn begin_upkeep(&mut self) {
         let lease = self.config.lease;
@@ -171,6 +174,10 @@ impl Dispatcher {
             return;
         }
         self.watch_requests();
+        // A store that stands still is not made to stand longer by more questions.
+        if self.kit.asking(&Purpose::Requests) >= MOST_POLLS {
+            return;
+        }
         self.ctx().ask(Purpose::Requests, Verb::Requests { turns });
     }
 

@@ -219,7 +219,7 @@ fn decimal_ms(text: &str, unit_ms: u128) -> Option<u128> {
     let thousandths = format!("{whole}{fraction}")
         .parse()
         .unwrap_or(u128::MAX / 1_000);
-    Some(thousandths * unit_ms / 1_000)
+    Some(thousandths.saturating_mul(unit_ms) / 1_000)
 }
 
 fn check_schedule(terms: &RetryTerms, attempt: u32) {

@@ -17,8 +17,9 @@ use dispatch_core::wire::validate::validate_transcript;
 const MOST_EFFECTS: usize = 1_000;
 /// Of a calm: what a retry may wait at most, over and over, is far below.
 const MOST_CALM_INPUTS: usize = 30_000;
-/// Of a Dispatcher at rest: timers and verbs of its upkeep.
-const REST_ENTRIES: usize = 16;
+/// Of a Dispatcher at rest: the timers of its upkeep, and its verbs that a store
+/// has not answered, each with a timer of its own.
+const REST_ENTRIES: usize = 20;
 /// Store time when the monotonic clock reads zero.
 const EPOCH_MS: u64 = 1_790_000_000_000;
 
