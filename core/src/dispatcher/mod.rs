@@ -56,6 +56,9 @@ enum Stage {
     Drained,
 }
 
+/// Without an input for so long, leases may have lapsed unnoticed.
+const STOOD_STILL_MS: u64 = 1_000;
+
 impl Dispatcher {
     /// A replica's first life in this process. Asks the store to end the
     /// ownerships of its earlier processes.
@@ -120,10 +123,14 @@ impl Dispatcher {
 
     /// The only mutator. Whatever is due by `now` happens before the input does.
     pub fn handle(&mut self, now: Now, input: Input) {
+        let stood_still_ms = now.mono.since_ms(self.now.mono);
         self.now = Now {
             mono: now.mono.max(self.now.mono),
             wall: now.wall,
         };
+        if stood_still_ms >= STOOD_STILL_MS {
+            self.fence_off_lapsed();
+        }
         while let Some(wake) = self.kit.timers.pop_due(self.now.mono) {
             self.wake(wake);
         }

@@ -133,6 +133,20 @@ impl Dispatcher {
         }
     }
 
+    /// A process that stood still finds everything due at once: what it may no
+    /// longer do comes before what it was going to do (L2).
+    pub(super) fn fence_off_lapsed(&mut self) {
+        let now = self.now.mono;
+        let due = |turn: &TurnId| self.kit.timers.due(&Wake::FenceDue(*turn));
+        let lapsed = self.turns.keys().copied();
+        let lapsed: Vec<TurnId> = lapsed
+            .filter(|turn| due(turn).is_some_and(|at| at <= now))
+            .collect();
+        for turn in lapsed {
+            self.fence_off(turn);
+        }
+    }
+
     pub(super) fn sweep(&mut self) {
         let due = self.now.mono + self.config.lease.sweep_ms;
         self.kit.timers.arm(Wake::SweepDue, due);
