@@ -61,7 +61,8 @@ pub(crate) fn answer(rng: &mut Rng, step: &StepScript, fault: Option<Fault>) -> 
             | Fault::NoTerminator
             | Fault::CutAtEnd
             | Fault::EmptyCut
-            | Fault::Flood,
+            | Fault::Flood
+            | Fault::Drip,
         ) => stream(&mut acts, rng, step, fault),
     }
     acts.0
@@ -361,18 +362,23 @@ fn stream(acts: &mut Acts, rng: &mut Rng, step: &StepScript, fault: Option<Fault
             | Fault::Refused
             | Fault::ConnectTimeout
             | Fault::Hang
-            | Fault::Flood,
+            | Fault::Flood
+            | Fault::Drip,
         )
         | None => ([before, content, after].concat(), None, "", Tail::End),
     };
     let headers = vec![("content-type".to_owned(), "text/event-stream".to_owned())];
     acts.push(rng.spread(20_000, 4 * SECOND), Act::Head(200, headers));
-    let chunks = chunked(rng, &sent.concat());
+    let chunks = match fault == Some(Fault::Drip) {
+        true => sent.into_iter().map(String::into_bytes).collect(),
+        false => chunked(rng, &sent.concat()),
+    };
     for (left, bytes) in (0..chunks.len()).rev().zip(chunks) {
         if let (0, Some(note)) = (left, &note) {
             acts.note(note.clone());
         }
         let after = match rng.chance(150) {
+            _ if fault == Some(Fault::Drip) => rng.range(5 * SECOND, 40 * SECOND),
             true => rng.spread(SECOND, MINUTE),
             false => rng.spread(1_000, SECOND),
         };

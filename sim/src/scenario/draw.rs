@@ -117,6 +117,7 @@ impl Scenario {
             scenario.faults.provider = scenario.faults.provider.max(1_000);
         }
         scenario.lingers = more.chance(3_000);
+        scenario.plan_drips(more);
         scenario
     }
 
@@ -290,6 +291,23 @@ impl Scenario {
             self.step_limit_bytes = FLOOD_LIMIT_BYTES;
             self.faults.provider = self.faults.provider.max(1_500);
             self.faults.provider_kinds.push((Fault::Flood, 10));
+        }
+    }
+
+    /// Streams that outlast a lease, and a store that cannot be reached meanwhile.
+    fn plan_drips(&mut self, rng: &mut Rng) {
+        if !rng.chance(2_000) {
+            return;
+        }
+        self.faults.provider = self.faults.provider.max(2_000);
+        self.faults.provider_kinds.push((Fault::Drip, 25));
+        for replica in 0..self.replicas {
+            let mut at = rng.range(0, 10 * MINUTE);
+            while at < self.calm_at.min(HOUR) {
+                let during = rng.range(MINUTE, 3 * MINUTE);
+                self.chaos.push((at, Chaos::Partition { replica, during }));
+                at += during + rng.range(2 * MINUTE, 15 * MINUTE);
+            }
         }
     }
 

@@ -224,6 +224,8 @@ pub(crate) enum Fault {
     EmptyCut,
     /// The step outgrows its bound.
     Flood,
+    /// All is well, but slow: minutes for a step.
+    Drip,
 }
 
 /// A step's bound where nothing is said of it.
