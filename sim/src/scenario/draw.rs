@@ -406,7 +406,7 @@ mod tests {
     fn a_scenario_repeats_and_no_kind_of_trouble_is_left_out_of_many() {
         let text = |seed| format!("{:?}", Scenario::of(seed, Profile::Swarm));
         assert_eq!(text(4), text(4));
-        let many: Vec<Scenario> = (0..300)
+        let many: Vec<Scenario> = (0..1_000)
             .map(|seed| Scenario::of(seed, Profile::Swarm))
             .collect();
         let some = |met: &dyn Fn(&Chaos) -> bool| {
