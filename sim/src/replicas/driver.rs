@@ -155,8 +155,11 @@ impl Driver {
             match outcome {
                 Ok(Reply::View(read)) => view = provider.map(|p| (p, read.clone())),
                 Ok(Reply::Granted(granted)) => {
-                    let epochs = granted.iter().map(|grant| (grant.turn, grant.epoch));
-                    self.epochs.extend(epochs);
+                    for grant in granted {
+                        // A reply that was given up may come after that to a later plan.
+                        let epoch = self.epochs.entry(grant.turn).or_default();
+                        *epoch = grant.epoch.max(*epoch);
+                    }
                 }
                 Ok(_) | Err(_) => {}
             }

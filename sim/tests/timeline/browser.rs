@@ -96,7 +96,7 @@ fn w2_in_a_browser_stepping_to_the_last_event_shows_the_state_at_the_end() {
         return skip("stepping through a storm");
     };
     let dir = scratch("browser");
-    let (timeline, _) = of_seed(59, Profile::Swarm);
+    let (timeline, _) = of_seed(1, Profile::Storm);
     let opened = open(&program, &dir, &timeline, "probe");
     opened.is_well();
     let (_, probed) = opened.dom.split_once(r#"id="probed">"#).unwrap();
