@@ -261,4 +261,21 @@ mod tests {
         v.next_due = Some(Timestamp(15_000));
         assert_eq!(plan_grants(&v).look_again_at, Some(Timestamp(15_000)));
     }
+
+    #[test]
+    fn a7_a_list_cut_off_by_the_view_is_not_granted_past_its_end() {
+        let heads = |count: usize, first, unstarred| -> Vec<Head> {
+            let some = (first..).map(|n| head(n, unstarred));
+            some.take(count).collect()
+        };
+        // Starred waiters behind the view's last one may precede the unstarred.
+        let cut_off = plan_grants(&view(500, heads(HEADS, 1, false), heads(40, 900, true)));
+        let last_starred = cut_off.grants.last().map(|grant| grant.turn);
+        assert_eq!(last_starred, Some(TurnId(64)));
+        assert!(cut_off.grants.len() < HEADS + 40);
+
+        let whole = heads(HEADS - 1, 1, false);
+        let all_seen = plan_grants(&view(500, whole, heads(HEADS - 1, 900, true)));
+        assert_eq!(all_seen.grants.len(), 2 * (HEADS - 1));
+    }
 }
