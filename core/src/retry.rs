@@ -433,11 +433,26 @@ mod tests {
             waits(&refusal("7.5"), &state),
             (7_500, 5_000, "retry-after".into())
         );
+        assert_eq!(
+            waits(&refusal("5"), &state),
+            (5_000, 5_000, "schedule".into())
+        );
         for ignored in ["0", "-1", "1e30", "soon", "99999999999999999999999"] {
             let (delay_ms, _, source) = waits(&refusal(ignored), &state);
             assert_eq!(delay_ms, 5_000);
             assert_eq!(source, format!("schedule; ignored retry-after `{ignored}`"));
         }
+    }
+
+    #[test]
+    fn t4_a_month_is_the_longest_wait_that_is_not_nonsense() {
+        let month_s = 31 * 24 * 3_600;
+        let asked = |seconds: u64| {
+            let refusal = classify(429, &headers(&[("retry-after", &seconds.to_string())]), b"");
+            refusal.retry_after
+        };
+        assert_eq!(asked(month_s), RetryAfter::In(month_s * 1_000));
+        assert!(matches!(asked(month_s + 1), RetryAfter::Ignored(_)));
     }
 
     #[test]
@@ -535,6 +550,18 @@ mod tests {
         assert!(classify_in_stream("502", "", "Bad gateway").retryable);
         assert!(!classify_in_stream("", "invalid_request_error", "no").retryable);
         assert!(!classify_in_stream("insufficient_quota", "rate_limit", "no").retryable);
+    }
+
+    #[test]
+    fn an_error_keeps_its_code_whether_a_word_or_a_number() {
+        let code = |body: &[u8]| classify(502, &[], body).failure.code;
+        assert_eq!(code(br#"{"error":{"code":1305}}"#), Some("1305".into()));
+        assert_eq!(code(br#"{"error":{"code":"busy"}}"#), Some("busy".into()));
+        assert_eq!(code(br#"{"error":{"code":["busy"]}}"#), Some("502".into()));
+        let in_stream = |code, kind| classify_in_stream(code, kind, "").failure.code;
+        assert_eq!(in_stream("1305", "busy"), Some("1305".into()));
+        assert_eq!(in_stream("", "busy"), Some("busy".into()));
+        assert_eq!(in_stream("", ""), None);
     }
 
     #[test]
