@@ -437,7 +437,8 @@ mod tests {
             waits(&refusal("5"), &state),
             (5_000, 5_000, "schedule".into())
         );
-        for ignored in ["0", "-1", "1e30", "soon", "99999999999999999999999"] {
+        let nonsense = ["0", "-1", "+60", ".5", "60.x", "1e30", "soon"];
+        for ignored in nonsense.into_iter().chain(["99999999999999999999999"]) {
             let (delay_ms, _, source) = waits(&refusal(ignored), &state);
             assert_eq!(delay_ms, 5_000);
             assert_eq!(source, format!("schedule; ignored retry-after `{ignored}`"));
@@ -562,6 +563,25 @@ mod tests {
         assert_eq!(in_stream("1305", "busy"), Some("1305".into()));
         assert_eq!(in_stream("", "busy"), Some("busy".into()));
         assert_eq!(in_stream("", ""), None);
+    }
+
+    #[test]
+    fn t2_the_terminal_code_says_what_a_person_can_do_about_it() {
+        let code = |status, body: &str| classify(status, &[], body.as_bytes()).code;
+        assert_eq!(code(401, ""), "provider-unauthorized");
+        assert_eq!(code(403, ""), "provider-unauthorized");
+        assert_eq!(code(402, ""), "provider-quota");
+        assert_eq!(
+            code(400, r#"{"error":{"type":"insufficient_quota"}}"#),
+            "provider-quota"
+        );
+        assert_eq!(code(413, ""), "context-length");
+        let by_code = r#"{"error":{"code":"context_length_exceeded","message":"no"}}"#;
+        assert_eq!(code(400, by_code), "context-length");
+        let by_message = "This model's maximum context length is 8192 tokens";
+        assert_eq!(code(400, by_message), "context-length");
+        assert_eq!(code(400, "no"), "provider-error");
+        assert_eq!(code(503, "busy"), "provider-error");
     }
 
     #[test]
