@@ -115,7 +115,9 @@ pub fn plan_grants(view: &AdmissionView) -> Plan {
     let used = view
         .streaming
         .saturating_add(u32::try_from(view.cooling.len()).unwrap_or(u32::MAX));
-    let mut free = view.limit.saturating_sub(used);
+    // One slot that never counts as free, except where there is only one.
+    let hidden = u32::from(view.limit > 1 && crate::planted!("D42"));
+    let mut free = view.limit.saturating_sub(used + hidden);
     let (mut starred, mut unstarred) = (
         view.starred.iter().peekable(),
         view.unstarred.iter().peekable(),

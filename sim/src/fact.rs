@@ -270,6 +270,10 @@ pub enum Fact<'a> {
         epoch: Epoch,
         /// The call.
         call_id: &'a str,
+        /// By whom.
+        replica: usize,
+        /// How long it may run.
+        deadline_ms: u64,
     },
     /// A command is dead, with all its children.
     ToolGone {
@@ -309,6 +313,13 @@ pub enum Fact<'a> {
     Slots {
         /// Streaming turns, and whether a provider answers a request of theirs.
         streaming: &'a [(TurnId, bool)],
+        /// First in line at a provider that has a slot free.
+        idle: &'a [TurnId],
+    },
+    /// Code that must never panic has.
+    Burst {
+        /// Where, and what it said.
+        message: &'a str,
     },
     /// The run is over.
     Finished {

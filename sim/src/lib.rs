@@ -21,9 +21,12 @@ pub mod shrink;
 pub mod sometimes;
 pub mod sweep;
 pub mod timeline;
+pub mod watchdog;
 
+mod burst;
 mod clock;
 mod dice;
+mod line;
 mod luck;
 mod record;
 mod request;

@@ -3,9 +3,11 @@
 mod cli;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use dispatch_sim::timeline::Show;
+use dispatch_sim::watchdog;
 
 #[derive(Parser)]
 #[command(
@@ -35,7 +37,15 @@ enum Command {
     Planted(cli::planted::Args),
 }
 
+/// Far longer than any event takes, and soon enough to wait for.
+const STANDSTILL: Duration = Duration::from_secs(30);
+
 fn main() -> ExitCode {
+    // Without it, such a run only never ends.
+    let _ = watchdog::watch(STANDSTILL, |told| {
+        println!("{told}");
+        std::process::exit(10);
+    });
     let done = match Cli::parse().command {
         Command::Sweep(args) => cli::sweep::sweep(&args),
         Command::Run(args) => cli::run::run(&args),

@@ -10,7 +10,7 @@ use crate::sweep::{Pace, sweep};
 pub type Entry = (&'static str, &'static [&'static str]);
 
 /// The bugs that the core ring answers for, and who may catch each.
-pub const LEDGER: [Entry; 30] = [
+pub const LEDGER: [Entry; 34] = [
     ("D02", &["limit", "slot-has-stream"]),
     ("D03", &["order"]),
     ("D05", &["order"]),
@@ -43,6 +43,10 @@ pub const LEDGER: [Entry; 30] = [
     ("D38", &["limit"]),
     ("D39", &["log-size"]),
     ("D40", &["justified"]),
+    ("D41", &["command-ends"]),
+    ("D42", &["no-idle-slot"]),
+    ("D43", &["usage"]),
+    ("D44", &["no-panic"]),
 ];
 
 /// Seeds within which a planted bug must be caught.

@@ -36,6 +36,12 @@ points! {
     Done = "done",
     /// A turn was stopped.
     Aborted = "aborted",
+    /// A model's words were shown while it spoke.
+    TextShown = "text-shown-live",
+    /// A command's output was shown while it ran.
+    OutputShown = "output-shown-live",
+    /// Who waits was told its place in line.
+    PlaceShown = "place-in-line-shown",
     /// The retry budget was spent: eight hours of refusals.
     BudgetSpent = "retry-budget-spent",
     /// The provider said something that no repetition helps against.
@@ -179,6 +185,12 @@ impl Sometimes {
     pub(crate) fn see(&mut self, fact: &Fact<'_>) {
         match fact {
             Fact::Logged(event) => self.logged(event),
+            Fact::Published { event, .. } => match &event.body {
+                EventBody::TextDelta { .. } => self.hit(Point::TextShown),
+                EventBody::ToolOutput { .. } => self.hit(Point::OutputShown),
+                EventBody::Status { .. } => self.hit(Point::PlaceShown),
+                _ => {}
+            },
             Fact::Moved { before, after } => self.moved(*before, after),
             Fact::Answered { answer, .. } => self.answered(answer),
             Fact::Panicked { .. } => self.hit(Point::Panicked),

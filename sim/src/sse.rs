@@ -242,7 +242,10 @@ fn frames(rng: &mut Rng, step: &StepScript) -> Frames {
         true => "\"stop\"",
         false => "\"tool_calls\"",
     };
-    let usage = r#"data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}"#;
+    let usage = format!(
+        r#"data: {{"choices":[],"usage":{{"prompt_tokens":{},"completion_tokens":{}}}}}"#,
+        USAGE.0, USAGE.1
+    );
     Frames {
         before,
         content,
@@ -264,6 +267,8 @@ fn flood(index: usize) -> String {
     chunk(&delta, "null")
 }
 
+/// Input and output tokens of every whole step.
+pub(crate) const USAGE: (u64, u64) = (7, 3);
 const USAGE_EARLY: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9}}\n\n";
 const OVERLOADED: &str =
     "data: {\"error\":{\"type\":\"overloaded_error\",\"message\":\"overloaded\"}}\n\n";

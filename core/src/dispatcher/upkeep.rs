@@ -199,6 +199,11 @@ impl Dispatcher {
         let Reply::Requests { aborts, lost } = reply else {
             return;
         };
+        // The defect behind D44: a case that was thought to be impossible.
+        assert!(
+            aborts.is_empty() || !crate::planted!("D44"),
+            "nobody asks for an abort"
+        );
         for (turn, abort) in aborts {
             self.on_turn(turn, |stretch, ctx| {
                 stretch.abort(ctx, abort.by, abort.reason)

@@ -177,7 +177,9 @@ impl<'t, T: Tx> Open<'t, T> {
                 input: call.input.clone(),
             })?;
         }
-        self.turn.usage = self.turn.usage.plus(step.usage);
+        if step.calls.is_empty() || !crate::planted!("D43") {
+            self.turn.usage = self.turn.usage.plus(step.usage);
+        }
         self.turn.step = step.step + 1;
         self.turn.retry = Default::default();
         self.turn.restarts = Default::default();

@@ -343,7 +343,9 @@ impl Tools {
             {
                 *killed = true;
                 *due = ctx.now.mono + kill_ms;
-                ctx.kit.emit(Effect::KillTool { id: *effect });
+                if !crate::planted!("D41") {
+                    ctx.kit.emit(Effect::KillTool { id: *effect });
+                }
                 ctx.kit.timers.arm(wake, *due);
             }
         }

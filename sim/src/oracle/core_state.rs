@@ -1,8 +1,25 @@
-//! `core-check`: the Dispatcher's own invariants hold. `bounded`: a Dispatcher
+//! `no-panic`: nothing panics that was not made to. `core-check`: the
+//! Dispatcher's own invariants hold. `bounded`: a Dispatcher
 //! at rest weighs what a new one does, so nothing of past turns is kept.
 
 use super::{Breach, Oracle};
 use crate::fact::{Fact, Moment};
+
+#[derive(Debug, Default)]
+pub(crate) struct NoPanic;
+
+impl Oracle for NoPanic {
+    fn name(&self) -> &'static str {
+        "no-panic"
+    }
+
+    fn see(&mut self, _: &Moment, fact: &Fact<'_>) -> Result<(), Breach> {
+        match fact {
+            Fact::Burst { message } => Breach::new("nothing panics", *message),
+            _ => Ok(()),
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct CoreCheck;

@@ -5,11 +5,13 @@
 mod abort_ends;
 mod accepted_once;
 mod client_view;
+mod command_ends;
 mod content;
 mod converged;
 mod core_state;
 mod fenced;
 mod hindrance;
+mod idle_slot;
 mod justified;
 mod limit;
 mod log_size;
@@ -24,6 +26,7 @@ mod slot_has_stream;
 mod step_limit;
 mod tools;
 mod transcript;
+mod usage;
 
 #[cfg(test)]
 mod doctored;
@@ -97,6 +100,7 @@ pub fn names() -> Vec<&'static str> {
 /// All oracles of one run.
 pub(crate) fn all(terms: &Rc<Terms>) -> Vec<Box<dyn Oracle>> {
     vec![
+        Box::<core_state::NoPanic>::default(),
         Box::<converged::Converged>::default(),
         Box::<one_terminal::OneTerminal>::default(),
         Box::<sequence::Sequence>::default(),
@@ -117,8 +121,11 @@ pub(crate) fn all(terms: &Rc<Terms>) -> Vec<Box<dyn Oracle>> {
         Box::<transcript::ValidTranscript>::default(),
         Box::<tools::ToolOnce>::default(),
         Box::<tools::NoOrphan>::default(),
+        Box::<command_ends::CommandEnds>::default(),
+        Box::<usage::OfSteps>::default(),
         Box::<accepted_once::AcceptedOnce>::default(),
         Box::<slot_has_stream::SlotHasStream>::default(),
+        Box::<idle_slot::NoIdleSlot>::default(),
         Box::new(no_backstop::NoBackstop::new(terms)),
         Box::<core_state::CoreCheck>::default(),
         Box::<core_state::Bounded>::default(),

@@ -244,7 +244,9 @@ impl Driver {
             }
             Effect::StartTool { id, start } => {
                 if self.clock.now(self.ring.at()).mono <= start.not_after {
-                    let started = self.ring.start_tool(id, *start, &self.lanes.urgent);
+                    let started =
+                        self.ring
+                            .start_tool(self.replica, id, *start, &self.lanes.urgent);
                     self.tools.extend(started.map(|run| (id, run)));
                 }
             }

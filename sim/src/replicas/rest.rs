@@ -9,6 +9,7 @@ use madsim::time::sleep;
 use super::ring::Ring;
 use crate::clock::Us;
 use crate::fact::{Fact, Leftovers};
+use crate::line::first_idle;
 use crate::scenario::{HOUR, SECOND};
 
 const LOOK_EVERY: Us = 20 * SECOND;
@@ -48,8 +49,10 @@ impl Ring {
             .filter(|row| row.state == TurnState::Streaming)
             .map(|row| (row.turn, streams.serves(row.turn)))
             .collect();
+        let idle = first_idle(&disk.model, disk.open.values());
         self.tell(&Fact::Slots {
             streaming: &streaming,
+            idle: &idle,
         });
     }
 

@@ -128,6 +128,7 @@ impl Ring {
     /// directory is closed.
     pub(super) fn start_tool(
         &self,
+        replica: usize,
         effect: EffectId,
         start: ToolStart,
         starter: &mpsc::UnboundedSender<Urgent>,
@@ -146,6 +147,8 @@ impl Ring {
             turn: start.turn,
             epoch: start.epoch,
             call_id: &start.call_id,
+            replica,
+            deadline_ms: start.deadline_ms,
         });
         let digest = xxhash_rust::xxh3::xxh3_64(command.as_bytes());
         let mut rng = Rng::keyed(self.seed, Purpose::Tool, digest, 0);

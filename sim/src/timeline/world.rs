@@ -134,7 +134,8 @@ impl Watch for Builder {
             | Fact::Weighed { .. }
             | Fact::Rows { .. }
             | Fact::Written { .. }
-            | Fact::Slots { .. } => {}
+            | Fact::Slots { .. }
+            | Fact::Burst { .. } => {}
         }
     }
 

@@ -25,6 +25,10 @@ impl Court {
         }
     }
 
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// Hears one more fact; after the first broken promise nothing counts.
     pub(super) fn hear(&mut self, moment: &Moment, fact: &Fact<'_>) {
         if self.violation.is_some() {

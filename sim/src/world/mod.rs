@@ -21,6 +21,7 @@ use dispatch_core::ids::{ConversationId, ProviderId, Seq, TurnId};
 use dispatch_core::io::Input;
 use dispatch_core::store::{Model, TurnRow};
 
+use crate::burst;
 use crate::clock::{Us, store_time};
 use crate::dice::Dice;
 use crate::fact::{Fact, Moment};
@@ -29,6 +30,7 @@ use crate::oracle::Terms;
 use crate::record::{Recorder, Sink};
 use crate::run::Violation;
 use crate::scenario::{Act, Chaos, Scenario, StormKind};
+use crate::watchdog::Beat;
 use clients::Clients;
 use court::Court;
 use follow::Followers;
@@ -234,11 +236,20 @@ impl<'s> World<'s> {
 
     /// Runs to the end, or to the first broken promise.
     pub(crate) fn run(&mut self) -> Option<Violation> {
+        if let Err(message) = burst::caught(|| self.go_on_to_the_end()) {
+            self.tell(&Fact::Burst { message: &message });
+        }
+        self.court.violation.take()
+    }
+
+    fn go_on_to_the_end(&mut self) {
+        let beat = Beat::of(self.court.seed());
         while let Some(Reverse(entry)) = self.queue.pop() {
             self.at = entry.at;
             self.dice.move_to(self.at);
             self.model.now = store_time(self.at);
             self.events += 1;
+            beat.moves(self.events, self.at);
             self.happen(entry.event);
             if self.events > MOST_EVENTS {
                 self.give_up_waiting();
@@ -247,7 +258,6 @@ impl<'s> World<'s> {
                 break;
             }
         }
-        self.court.violation.take()
     }
 
     /// The store, for tests.

@@ -6,6 +6,7 @@ use dispatch_core::store::TurnState;
 use super::{Event, World};
 use crate::clock::Us;
 use crate::fact::{Fact, Leftovers};
+use crate::line::first_idle;
 use crate::scenario::{HOUR, SECOND};
 
 const LOOK_EVERY: Us = 20 * SECOND;
@@ -25,8 +26,10 @@ impl World<'_> {
             .filter(|row| row.state == TurnState::Streaming)
             .map(|row| (row.turn, self.streams.serves(row.turn)))
             .collect();
+        let idle = first_idle(&self.model, self.mirror.open.values());
         self.tell(&Fact::Slots {
             streaming: &streaming,
+            idle: &idle,
         });
         if self.calm {
             self.look_for_rest();

@@ -84,6 +84,8 @@ impl World<'_> {
             turn: start.turn,
             epoch: start.epoch,
             call_id: &start.call_id,
+            replica,
+            deadline_ms: start.deadline_ms,
         });
         let digest = xxhash_rust::xxh3::xxh3_64(command.as_bytes());
         let mut rng = self.dice.keyed(Purpose::Tool, digest, 0);

@@ -15,6 +15,7 @@ use dispatch_core::ids::{ConversationId, Epoch, Owner, ProviderId, TurnId};
 use dispatch_core::io::{Answer, ToolEnd};
 use dispatch_core::store::{ApplyGrants, Granted, Receipt, Rejection, TurnRow, TurnState};
 use dispatch_core::time::Timestamp;
+use dispatch_core::transcript::Usage;
 
 use super::{Breach, Oracle, Terms, all};
 use crate::fact::{Cause, Fact, Leftovers, Life, Moment, Request, Waiting};

@@ -1,5 +1,6 @@
 //! Clients, transcripts, commands, backstops and rest.
 
+use super::rows::moved;
 use super::*;
 
 #[test]
@@ -55,6 +56,8 @@ fn tool(command: &'static str, epoch: u64) -> Fact<'static> {
         turn: TurnId(1),
         epoch: Epoch(epoch),
         call_id: "a",
+        replica: 0,
+        deadline_ms: 600_000,
     }
 }
 
@@ -141,6 +144,7 @@ fn d02_a_slot_without_a_stream_is_objected_to_unless_its_owner_is_hindered() {
     let streaming = [(TurnId(1), false)];
     let look = || Fact::Slots {
         streaming: &streaming,
+        idle: &[],
     };
     let mut court = Court::of("slot-has-stream");
     court.agrees(look());
@@ -198,4 +202,85 @@ fn a_broken_invariant_a_heavy_dispatcher_and_unrest_are_objected_to() {
     };
     Court::of("converged").agrees(finished(&Leftovers::default(), &[]));
     Court::of("converged").objects(finished(&leftovers, &[]));
+}
+
+#[test]
+fn t5_t10_a_command_that_outlives_its_turn_or_its_deadline_is_objected_to() {
+    let look = || Fact::Slots {
+        streaming: &[],
+        idle: &[],
+    };
+    let begun = || {
+        let mut court = Court::of("command-ends");
+        court.agrees(tool("run 1", 1));
+        court
+    };
+    let mut court = begun();
+    let owned = row(1, TurnState::Tools, 1);
+    court.agrees(moved(&owned, &row(1, TurnState::Ended, 1)));
+    court.at_ms = 30_000;
+    court.agrees(look());
+    court.at_ms = 31_000;
+    court.objects(look());
+    let mut court = begun();
+    court.at_ms = 630_000;
+    court.agrees(look());
+    court.at_ms = 631_000;
+    court.objects(look());
+    court.agrees(lives(Life::Down));
+    court.agrees(lives(Life::Up));
+    court.at_ms = 2_000_000;
+    court.agrees(look());
+}
+
+#[test]
+fn a1_a_free_slot_that_who_is_first_in_line_does_not_get_is_objected_to() {
+    let first = [TurnId(1)];
+    let look = |idle| Fact::Slots {
+        streaming: &[],
+        idle,
+    };
+    let mut court = Court::of("no-idle-slot");
+    court.agrees(look(&first));
+    court.at_ms = 40_000;
+    court.agrees(look(&[]));
+    court.at_ms = 60_000;
+    court.agrees(look(&first));
+    court.at_ms = 106_000;
+    court.objects(look(&first));
+    court.agrees(Fact::Trouble { replica: 0 });
+    court.agrees(look(&first));
+}
+
+#[test]
+fn t13_tokens_that_do_not_add_up_are_objected_to() {
+    let usage = |input_tokens, output_tokens| Usage {
+        input_tokens,
+        output_tokens,
+        ..Usage::default()
+    };
+    let step = |usage| EventBody::StepComplete {
+        step: 0,
+        chunks: Vec::new(),
+        usage,
+        duration_ms: 0,
+        partial: false,
+    };
+    let done = |usage| EventBody::Done {
+        finish_reason: "stop".into(),
+        usage,
+        duration_ms: 0,
+    };
+    let mut court = Court::of("usage");
+    court.objects(Fact::Logged(&event(1, 1, 1, step(usage(7, 0)))));
+    let mut court = Court::of("usage");
+    court.agrees(Fact::Logged(&event(1, 1, 1, step(usage(7, 3)))));
+    court.agrees(Fact::Logged(&event(2, 1, 1, step(usage(7, 3)))));
+    court.objects(Fact::Logged(&event(3, 1, 1, done(usage(7, 3)))));
+    court.agrees(Fact::Logged(&event(3, 1, 1, done(usage(14, 6)))));
+}
+
+#[test]
+fn a_panic_that_nobody_made_happen_is_objected_to() {
+    Court::of("no-panic").objects(Fact::Burst { message: "oh" });
 }

@@ -35,7 +35,7 @@ fn l4_d29_a_conversation_that_is_held_for_nobody_or_not_held_at_all_is_objected_
     Court::of("one-owner").objects(rows(&nobodys, true, true));
 }
 
-fn moved<'r>(before: &'r TurnRow, after: &'r TurnRow) -> Fact<'r> {
+pub(super) fn moved<'r>(before: &'r TurnRow, after: &'r TurnRow) -> Fact<'r> {
     Fact::Moved {
         before: Some(before),
         after,
@@ -96,7 +96,10 @@ fn t5_an_abort_that_was_confirmed_and_does_not_come_is_objected_to_unless_hinder
         token: None,
         answer: &answer,
     };
-    let look = || Fact::Slots { streaming: &[] };
+    let look = || Fact::Slots {
+        streaming: &[],
+        idle: &[],
+    };
     let mut court = Court::of("abort-ends");
     court.agrees(confirmed());
     court.at_ms = 40_000;
