@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use dispatch_sim::run::Profile;
-use dispatch_sim::timeline::{Field, Timeline, html, of_journal, of_seed};
+use dispatch_sim::timeline::{Field, Shown, Timeline, html, of_journal, of_seed};
 
 use crate::{driver, scratch};
 
@@ -37,12 +37,16 @@ struct Opened {
 }
 
 fn open(program: &Path, dir: &Path, timeline: &Timeline, hash: &str) -> Opened {
+    open_in(program, dir, timeline, hash, 1600)
+}
+
+fn open_in(program: &Path, dir: &Path, timeline: &Timeline, hash: &str, width: u32) -> Opened {
     let page = dir.join("page.html");
     std::fs::write(&page, html(timeline)).unwrap();
     let output = Command::new(program)
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"])
         .args(["--enable-logging=stderr", "--virtual-time-budget=4000"])
-        .args(["--window-size=1600,1000"])
+        .arg(format!("--window-size={width},1000"))
         .arg(format!("--user-data-dir={}", dir.join("profile").display()))
         .arg(format!("file://{}#{hash}", page.display()))
         .stdin(Stdio::null())
@@ -67,6 +71,13 @@ impl Opened {
             self.dom.contains(r#"data-ready="true""#),
             "the page stopped at: {start}"
         );
+    }
+
+    /// What the page has measured of itself.
+    fn probed(&self) -> serde_json::Value {
+        let (_, probed) = self.dom.split_once(r#"id="probed">"#).unwrap();
+        let (probed, _) = probed.split_once("</script>").unwrap();
+        serde_json::from_str(probed).unwrap()
     }
 
     /// What the panel shows, without its markup.
@@ -99,15 +110,14 @@ fn w2_in_a_browser_stepping_to_the_last_event_shows_the_state_at_the_end() {
     let (timeline, _) = of_seed(1, Profile::Storm);
     let opened = open(&program, &dir, &timeline, "probe");
     opened.is_well();
-    let (_, probed) = opened.dom.split_once(r#"id="probed">"#).unwrap();
-    let (probed, _) = probed.split_once("</script>").unwrap();
-    let probed: serde_json::Value = serde_json::from_str(probed).unwrap();
+    let probed = opened.probed();
     assert_eq!(probed["events"], timeline.events());
     assert_eq!(
         probed["walked"], 300,
         "every arrow key is one step: {probed}"
     );
     assert_eq!(probed["atLast"], true);
+    assert_eq!(probed["rulersBack"], 0, "time runs forward: {probed}");
 
     let panel = opened.panel();
     assert!(panel.contains("the run is over"), "{panel}");
@@ -149,4 +159,24 @@ fn in_a_browser_a_message_that_looks_like_markup_is_shown_as_text() {
     opened.is_well();
     assert!(!opened.dom.contains("<img"), "the message became markup");
     assert!(opened.panel().contains("onerror="), "{}", opened.panel());
+}
+
+#[test]
+fn in_a_narrow_window_nothing_is_out_of_reach() {
+    let Some(program) = chromium() else {
+        return skip("a narrow window");
+    };
+    let dir = scratch("browser-narrow");
+    let (mut timeline, _) = of_seed(59, Profile::Swarm);
+    timeline.violation = Some(Shown {
+        oracle: "limit".to_owned(),
+        at_us: 1_000_000,
+        expected: "at most 1 stream".to_owned(),
+        seen: "2 streams".to_owned(),
+    });
+    let opened = open_in(&program, &dir, &timeline, "probe", 500);
+    opened.is_well();
+    let probed = opened.probed();
+    assert!(probed["beyondTheWindow"].as_i64() <= Some(0), "{probed}");
+    assert!(probed["chart"].as_i64() >= Some(250), "{probed}");
 }

@@ -435,18 +435,26 @@ function drawRuler() {
   if (selection.event !== NOTHING) drawFlag(xOf(unitOfEvent[selection.event]), clock(at[selection.event]));
 }
 
-function drawTicks() {
+/** Units at which ticks are seen. */
+function tickUnits() {
   // A power of two of units, so that ticks stay where they are under panning.
   const step = 2 ** Math.ceil(Math.log2(96 / view.scale));
-  pen.strokeStyle = colours.line;
+  const units = [];
   for (let n = Math.floor(view.from / step); xOf(n * step) < view.width; n++) {
-    const unit = n * step;
-    if (unit < 0 || unit > warp.total) continue;
+    if (n >= 0 && n * step <= warp.total) units.push(n * step);
+  }
+  return units;
+}
+
+function drawTicks() {
+  const units = tickUnits();
+  const words = clocks(units.map(timeAt));
+  pen.strokeStyle = colours.line;
+  units.forEach((unit, n) => {
     const x = Math.round(xOf(unit)) + 0.5;
     line(x, 0, x, 18);
-    const us = timeAt(unit);
-    label(shortClock(us, timeAt(unit + step) - us), x + 4, 10, 90, colours.muted, SMALL_FONT);
-  }
+    label(words[n], x + 4, 10, 90, colours.muted, SMALL_FONT);
+  });
 }
 
 /** Labels beyond these would not find room anyway. */

@@ -25,7 +25,8 @@ const MARK_HEIGHT = 10;
 /** More rows of bars than these are drawn on top of each other. */
 const MOST_BAR_ROWS = 10;
 const RULER_HEIGHT = 40;
-const GUTTER_WIDTH = 176;
+/** Of a narrow window names get the smaller part. */
+const GUTTER_WIDTH = innerWidth < 700 ? 118 : 176;
 
 /** Rows from top to bottom: y and height without the scrolling. */
 let rows = [];

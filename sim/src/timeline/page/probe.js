@@ -16,10 +16,14 @@ function probe() {
     seeks.push(timed(() => select(event)));
   }
   const frames = [];
+  const ruler = () => clocks(tickUnits().map(timeAt));
+  const runsBack = (words) => words.some((later, n) => n > 0 && later.padStart(16) < words[n - 1].padStart(16));
+  let rulersBack = 0;
   for (const count of [Infinity, 4000, 400, 60]) {
     if (count === Infinity) fit();
     else zoomTo(steps[steps.length >> 1], count);
     for (let n = 0; n < 15; n++) frames.push(timed(draw));
+    rulersBack += runsBack(ruler());
   }
   fit();
   press("Home");
@@ -32,6 +36,9 @@ function probe() {
     events: eventCount,
     steps: steps.length,
     lanes: laneCount,
+    rulersBack,
+    beyondTheWindow: document.documentElement.scrollWidth - innerWidth,
+    chart: byId("canvas").clientHeight,
     openedMs: Math.round(openedMs),
     seekMs: { median: median(seeks), most: Math.max(...seeks) },
     frameMs: { median: median(frames), most: Math.max(...frames) },

@@ -11,11 +11,13 @@ function clock(us) {
   return `${h}:${pad(Math.floor(ms / 60000) % 60)}:${pad(Math.floor(ms / 1000) % 60)}.${pad(ms % 1000, 3)}`;
 }
 
-/** A clock with no more digits than `stepUs` asks for. */
-function shortClock(us, stepUs) {
-  const full = clock(us);
-  if (stepUs >= 1e6) return full.slice(0, -4);
-  return stepUs >= 1e5 ? full.slice(0, -2) : full;
+/** Clocks of a row of moments, all with as many digits as the closest two need:
+ * cut off one by one, a later one could seem to be earlier. */
+function clocks(moments) {
+  const steps = moments.slice(1).map((us, n) => us - moments[n]);
+  const least = Math.min(...steps.filter((us) => us > 0));
+  const cut = least >= 1e6 ? 4 : least >= 1e5 ? 2 : 0;
+  return moments.map((us) => clock(us).slice(0, cut ? -cut : undefined));
 }
 
 function lasting(us) {
