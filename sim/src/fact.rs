@@ -110,6 +110,10 @@ pub struct Leftovers {
     pub unanswered: usize,
     /// Segments of open steps.
     pub segments: usize,
+    /// Clients have not come to the end of what they were to do.
+    pub clients_are_busy: bool,
+    /// The run was given up: it took more than any that comes to an end.
+    pub is_given_up: bool,
 }
 
 impl Leftovers {

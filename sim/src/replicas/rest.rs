@@ -59,16 +59,14 @@ impl Ring {
     /// Ends a run that does not end by itself.
     pub(super) fn give_up_waiting(&self) {
         let leftovers = Leftovers {
-            unanswered: 1,
+            is_given_up: true,
             ..Leftovers::default()
         };
         self.finish(leftovers);
     }
 
     fn finish(&self, mut leftovers: Leftovers) {
-        if !self.clients_are_done() {
-            leftovers.unanswered += 1;
-        }
+        leftovers.clients_are_busy = !self.clients_are_done();
         let disk = self.disk.borrow();
         let cursors: Vec<(u64, u64)> = self
             .clients
@@ -102,6 +100,7 @@ impl Ring {
             tools: self.runs.borrow().running(),
             unanswered: self.clients.borrow().unanswered(),
             segments: model.segments.len(),
+            ..Leftovers::default()
         }
     }
 }

@@ -57,14 +57,12 @@ impl World<'_> {
     /// Ends a run that does not end by itself.
     pub(super) fn give_up_waiting(&mut self) {
         let mut leftovers = self.leftovers();
-        leftovers.unanswered += 1;
+        leftovers.is_given_up = true;
         self.finish(leftovers);
     }
 
     fn finish(&mut self, mut leftovers: Leftovers) {
-        if !self.clients.are_done() {
-            leftovers.unanswered += 1;
-        }
+        leftovers.clients_are_busy = !self.clients.are_done();
         let cursors = self.cursors();
         self.tell(&Fact::Finished {
             leftovers: &leftovers,
@@ -88,6 +86,7 @@ impl World<'_> {
             tools: self.runs.running(),
             unanswered: self.clients.unanswered(),
             segments: model.segments.len(),
+            ..Leftovers::default()
         }
     }
 }
