@@ -189,3 +189,40 @@ fn a_journal_that_this_build_would_not_write_so_is_drawn_up_to_there() {
     assert_eq!(violation.oracle, "replay");
     assert!(violation.seen.contains("decides differently"));
 }
+
+#[test]
+fn o3_of_several_journals_what_cannot_be_shown_is_left_out_and_said() {
+    let dir = scratch("several");
+    let mut run = driver::Run::new("east");
+    run.story(60);
+    let good = run.journal();
+    std::fs::write(dir.join("a"), &good).unwrap();
+    std::fs::write(dir.join("a-copy"), &good).unwrap();
+    let mut run = driver::Run::new("west");
+    run.story(60);
+    let mut damaged = run.journal();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 0x40;
+    std::fs::write(dir.join("damaged"), damaged).unwrap();
+
+    let timeline = of_journal(&dir).unwrap();
+    let has = |words: &str| timeline.remarks.iter().any(|told| told.contains(words));
+    assert!(has("tell of the same replica"), "{:?}", timeline.remarks);
+    assert!(has("corrupt at byte"), "{:?}", timeline.remarks);
+    assert_eq!(timeline.dropped.journals, 1);
+    assert_eq!(timeline.lanes_of(LaneKind::Replica), ["east", "west"]);
+}
+
+#[test]
+fn o3_of_very_many_journals_it_is_said_how_many_are_left_out() {
+    let dir = scratch("many");
+    let mut run = driver::Run::new("east");
+    run.story(5);
+    for n in 0..70 {
+        std::fs::write(dir.join(format!("{n:02}")), run.journal()).unwrap();
+    }
+    let timeline = of_journal(&dir).unwrap();
+    assert_eq!(timeline.dropped.journals, 6);
+    let told = timeline.remarks.join("\n");
+    assert!(told.contains("6 journals are left out"), "{told}");
+}

@@ -2,6 +2,7 @@
 //! and what it does is drawn. Several journals of one incident, one of each
 //! replica, are put side by side by the time of their clocks.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -62,26 +63,54 @@ fn remedy(cause: &Unreadable) -> &'static str {
 const MOST_FILES: usize = 64;
 const PIECE_BYTES: usize = 256 * 1024;
 
-/// Draws a journal, or all the journals of a directory.
+/// Draws a journal, or all the journals of a directory. One of several that
+/// cannot be read is left out, from the damage on, with a remark.
 ///
 /// # Errors
 /// [`JournalError`].
 pub fn of_journal(path: &Path) -> Result<Timeline, JournalError> {
+    let mut files = journals_at(path)?;
+    let name = path.file_name().unwrap_or(path.as_os_str()).display();
+    let title = format!("Journal {name}");
+    let shown = path.display();
+    let command = format!("cargo run --release -p dispatch-sim -- show --journal {shown}");
+    let mut builder = Builder::recorded(&title, &command, 0);
+    let too_many = files.split_off(files.len().min(MOST_FILES));
+    if let Some(first) = too_many.first() {
+        builder.leave_out(too_many.len(), &format!(
+            "{} journals are left out, {} and those after it by name: a page is made of {MOST_FILES}",
+            too_many.len(),
+            first.display()
+        ));
+    }
     let mut sources = Vec::new();
-    for file in files_at(path)? {
-        sources.push(Source::open(file)?);
+    let is_one_of_many = files.len() > 1;
+    for file in files {
+        match Source::open(file) {
+            Ok(source) => sources.push(source),
+            Err(error) if is_one_of_many => builder.leave_out(1, &error.to_string()),
+            Err(error) => return Err(error),
+        }
     }
     let first = sources.iter().filter_map(Source::begins_at).min();
     let Some(begin) = first else {
         return Err(JournalError::Empty(path.to_owned()));
     };
-    let name = path.file_name().unwrap_or(path.as_os_str()).display();
-    let shown = path.display();
-    let title = format!("Journal {name}");
-    let command = format!("cargo run --release -p dispatch-sim -- show --journal {shown}");
-    let mut builder = Builder::recorded(&title, &command, begin.0);
+    builder.epoch_ms = begin.0;
+    let end = play_all(&mut builder, &mut sources, begin, is_one_of_many)?;
+    Ok(builder.finish(end))
+}
+
+/// The next entry of all again and again; the last one's moment.
+fn play_all(
+    builder: &mut Builder,
+    sources: &mut [Source],
+    begin: Timestamp,
+    is_one_of_many: bool,
+) -> Result<Us, JournalError> {
+    let mut lives = Lives::default();
     let mut end = 0;
-    // The next entry of all: the replica that was first goes first.
+    // The replica that was first goes first.
     while let Some(index) = (0..sources.len())
         .filter(|n| sources[*n].next.is_some())
         .min_by_key(|n| sources[*n].at)
@@ -89,12 +118,49 @@ pub fn of_journal(path: &Path) -> Result<Timeline, JournalError> {
         let source = &mut sources[index];
         let at = source.at.0.saturating_sub(begin.0).saturating_mul(1_000);
         end = end.max(at);
-        source.play(&mut builder, at)?;
+        match source.play(builder, at) {
+            Ok(()) => lives.compare(builder, sources, index),
+            Err(error) if is_one_of_many => {
+                builder.leave_out(1, &error.to_string());
+                builder.segment_over(at, source.replica, "the journal is damaged from here on");
+            }
+            Err(error) => return Err(error),
+        }
     }
-    Ok(builder.finish(end))
+    Ok(end)
 }
 
-fn files_at(path: &Path) -> Result<Vec<PathBuf>, JournalError> {
+/// Which file tells of a replica, so that two that do so at the same time are
+/// not silently drawn as one.
+#[derive(Default)]
+struct Lives {
+    told_by: BTreeMap<usize, usize>,
+    mixed: BTreeSet<(usize, usize)>,
+}
+
+impl Lives {
+    fn compare(&mut self, builder: &mut Builder, sources: &[Source], index: usize) {
+        let source = &sources[index];
+        let Some(other) = self.told_by.insert(source.replica, index) else {
+            return;
+        };
+        let is_over = other == index || sources[other].next.is_none();
+        if is_over || !self.mixed.insert((other.min(index), other.max(index))) {
+            return;
+        }
+        builder.remark(format!(
+            "{} and {} tell of the same replica at the same time, and are drawn as one: copies of one journal, lives of different runs, or a clock that was set",
+            sources[other].path.display(),
+            source.path.display()
+        ));
+    }
+}
+
+/// The journals of a directory, by name; a file is one whatever it holds.
+///
+/// # Errors
+/// [`JournalError`].
+pub fn journals_at(path: &Path) -> Result<Vec<PathBuf>, JournalError> {
     let failed = |cause| JournalError::Io {
         path: path.to_owned(),
         cause,
@@ -112,7 +178,6 @@ fn files_at(path: &Path) -> Result<Vec<PathBuf>, JournalError> {
         }
     }
     files.sort();
-    files.truncate(MOST_FILES);
     match files.is_empty() {
         true => Err(JournalError::None(path.to_owned())),
         false => Ok(files),
@@ -299,6 +364,12 @@ fn drain(
 }
 
 impl Builder {
+    /// So many journals are not, or not wholly, in the picture.
+    fn leave_out(&mut self, journals: usize, why: &str) {
+        self.dropped.journals += journals as u64;
+        self.remark(why);
+    }
+
     /// A life of a replica begins; the replica.
     fn segment(&mut self, at: Us, start: &Start) -> usize {
         let owner = &start.config.owner;

@@ -31,7 +31,7 @@ mod world;
 pub use builder::Builder;
 pub use command::Show;
 pub use html::html;
-pub use journal::{JournalError, of_journal};
+pub use journal::{JournalError, journals_at, of_journal};
 pub use model::{Change, Dropped, Field, Kind, LaneKind, Shown, SpanKind, Timeline};
 pub(crate) use watch::{Note, Watch};
 

@@ -140,6 +140,9 @@ pub struct Dropped {
     pub chatter: u64,
     /// Other events, from the beginning on.
     pub oldest: u64,
+    /// Journals, wholly or from some byte on.
+    #[serde(default)]
+    pub journals: u64,
 }
 
 /// Lanes, a column each. Texts are numbers into [`Timeline::strings`].
