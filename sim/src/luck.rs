@@ -146,6 +146,14 @@ impl Luck {
         self.happened
     }
 
+    /// What is listed and has befallen nothing.
+    pub(crate) fn left(&self) -> Vec<&Mishap> {
+        match &self.source {
+            Source::Drawn(_) => Vec::new(),
+            Source::Listed(list) => list.iter().flatten().collect(),
+        }
+    }
+
     /// Of a verb that is asked now. `rng` is for a drawn one; `is_cut_off`: its
     /// replica does not reach the store; `is_calm`: nothing fails any more.
     pub(crate) fn fate(&mut self, rng: &mut Rng, ask: Ask, is_cut_off: bool) -> Fate {

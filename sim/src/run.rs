@@ -6,6 +6,7 @@ use crate::clock::Us;
 pub use crate::record::Sink;
 pub use crate::scenario::Profile;
 
+use crate::luck::Mishap;
 use crate::recipe::Recipe;
 use crate::record::shown_time;
 use crate::scenario::Scenario;
@@ -120,9 +121,28 @@ pub fn journals(seed: u64, profile: Profile) -> (Outcome, Vec<(String, Vec<u8>)>
     (outcome, world.into_journals())
 }
 
+/// What a run of a recipe came to.
+#[derive(Clone, Debug)]
+pub struct Replayed {
+    /// As of any run.
+    pub outcome: Outcome,
+    /// What is listed in the recipe and has befallen nothing, for people: the
+    /// run is not the one that it was written for.
+    pub idle: Vec<String>,
+}
+
 /// Runs a recipe.
-pub fn replay(recipe: &Recipe, sink: Option<Sink<'_>>) -> Outcome {
-    outcome(&mut World::new(recipe.plan(), sink))
+pub fn replay(recipe: &Recipe, sink: Option<Sink<'_>>) -> Replayed {
+    let mut world = World::new(recipe.plan(), sink);
+    let outcome = outcome(&mut world);
+    let mut idle: Vec<String> = world
+        .luck
+        .left()
+        .into_iter()
+        .map(Mishap::to_string)
+        .collect();
+    idle.extend(recipe.too_late(outcome.simulated_us));
+    Replayed { outcome, idle }
 }
 
 /// Runs one seed, and writes down what happened.

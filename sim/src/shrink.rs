@@ -2,11 +2,14 @@
 //! fail: drops what happens in it, replicas, steps of scripts and texture, and
 //! lets what remains happen sooner.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::clock::Us;
 use crate::luck::Mishap;
 use crate::recipe::Recipe;
 use crate::run::rerecord;
-use crate::scenario::{Act, DOCUMENTED_STEP_BYTES, SECOND};
+use crate::scenario::{Act, DOCUMENTED_STEP_BYTES, Message, SECOND};
 
 /// How the shrinking of a recipe went.
 #[derive(Clone, Debug)]
@@ -17,11 +20,27 @@ pub struct Shrunk {
     pub runs: u32,
 }
 
-/// Shrinks `recipe` in at most `most_runs` runs. One that does not fail by the
+/// When a shrinking ends, however much could still be done.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// After so many runs.
+    pub runs: u32,
+    /// Or once this is set.
+    pub stop: Option<&'static AtomicBool>,
+}
+
+impl Patience {
+    fn is_over(&self, runs: u32) -> bool {
+        let stopped = self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
+        runs >= self.runs || stopped
+    }
+}
+
+/// Shrinks `recipe` as long as there is patience. One that does not fail by the
 /// oracle that it names comes back as it was.
-pub fn shrink(recipe: Recipe, most_runs: u32) -> Shrunk {
+pub fn shrink(recipe: Recipe, patience: Patience) -> Shrunk {
     let oracle = recipe.oracle.clone();
-    shrink_while(recipe, most_runs, &|recipe| {
+    shrink_while(recipe, patience, &|recipe| {
         let (outcome, again) = rerecord(recipe);
         let violation = outcome.violation.filter(|_| again.oracle == oracle)?;
         Some((again, violation.at_us))
@@ -32,13 +51,13 @@ pub fn shrink(recipe: Recipe, most_runs: u32) -> Shrunk {
 /// in it, and when it was shown.
 type Shows<'s> = &'s dyn Fn(&Recipe) -> Option<(Recipe, Us)>;
 
-fn shrink_while(recipe: Recipe, most_runs: u32, shows: Shows<'_>) -> Shrunk {
+fn shrink_while(recipe: Recipe, patience: Patience, shows: Shows<'_>) -> Shrunk {
     let mut shrinker = Shrinker {
         best: recipe.clone(),
         shown_at: 0,
         shows,
         runs: 0,
-        most_runs,
+        patience,
     };
     if !shrinker.try_out(recipe) {
         return shrinker.shrunk();
@@ -71,7 +90,7 @@ struct Shrinker<'s> {
     shown_at: Us,
     shows: Shows<'s>,
     runs: u32,
-    most_runs: u32,
+    patience: Patience,
 }
 
 impl Shrinker<'_> {
@@ -83,12 +102,13 @@ impl Shrinker<'_> {
     }
 
     fn is_spent(&self) -> bool {
-        self.runs >= self.most_runs
+        self.patience.is_over(self.runs)
     }
 
     /// Keeps a candidate that fails in the same way.
-    fn try_out(&mut self, candidate: Recipe) -> bool {
-        if self.is_spent() || candidate.dangling().is_some() {
+    fn try_out(&mut self, mut candidate: Recipe) -> bool {
+        candidate.forget_the_impossible();
+        if self.is_spent() || candidate.check().is_err() {
             return false;
         }
         self.runs += 1;
@@ -214,6 +234,9 @@ impl Shrinker<'_> {
             if self.is_spent() {
                 return;
             }
+            if self.best.scenario.messages[n].is_blank() {
+                continue;
+            }
             self.simplify_script(n);
             self.try_change(|recipe| recipe.scenario.messages[n].keyed = false);
             self.try_change(|recipe| recipe.scenario.messages[n].conversation = 0);
@@ -299,26 +322,12 @@ impl Shrinker<'_> {
         }
     }
 
-    /// Messages and conversations that nothing refers to.
+    /// Messages and conversations that nothing refers to. Delays and luck go by
+    /// a message's token, so that the others keep theirs, unless the run shows
+    /// the same with small ones.
     fn forget_the_unused(&mut self) {
-        self.try_change(|recipe| {
-            let scenario = &mut recipe.scenario;
-            let used = scenario.acts.iter().filter_map(|(_, act)| token(act));
-            let most = used.map(|token| token as usize + 1).max().unwrap_or(0);
-            scenario.messages.truncate(most);
-            let talks = scenario.messages.iter().map(|m| m.conversation + 1).max();
-            scenario.conversations.truncate(talks.unwrap_or(0));
-        });
-        let mut n = 0;
-        while n < self.best.scenario.messages.len() && !self.is_spent() {
-            let acts = &self.best.scenario.acts;
-            let is_used = acts
-                .iter()
-                .any(|(_, act)| token(act) == u32::try_from(n).ok());
-            if is_used || !self.try_change(|recipe| remove_message(recipe, n)) {
-                n += 1;
-            }
-        }
+        self.try_change(forget_unsent);
+        self.try_change(renumber);
         let mut n = 0;
         while n < self.best.scenario.conversations.len() && !self.is_spent() {
             let mut messages = self.best.scenario.messages.iter();
@@ -364,25 +373,42 @@ fn token(act: &Act) -> Option<u32> {
     }
 }
 
-/// Removes a message; those after it move up.
-fn remove_message(recipe: &mut Recipe, n: usize) {
+/// Leaves nothing of messages that nobody sends but their places.
+fn forget_unsent(recipe: &mut Recipe) {
     let scenario = &mut recipe.scenario;
-    scenario.messages.remove(n);
-    let up = |token: &mut u32| *token -= u32::from(*token as usize > n);
-    for message in &mut scenario.messages {
-        up(&mut message.script.token);
+    let sent: BTreeSet<u32> = (scenario.acts.iter())
+        .filter_map(|(_, act)| token(act))
+        .collect();
+    let most = sent.last().map_or(0, |last| *last as usize + 1);
+    scenario.messages.truncate(most);
+    for (token, message) in (0..).zip(&mut scenario.messages) {
+        if !sent.contains(&token) {
+            *message = Message::blank(token);
+        }
     }
+}
+
+/// Gives messages the smallest tokens that there are.
+fn renumber(recipe: &mut Recipe) {
+    let scenario = &mut recipe.scenario;
+    scenario.messages.retain(|message| !message.is_blank());
+    let mut tokens = BTreeMap::new();
+    for (new, message) in (0..).zip(&mut scenario.messages) {
+        tokens.insert(message.script.token, new);
+        message.script.token = new;
+    }
+    let moved = |token: &mut u32| *token = tokens.get(token).copied().unwrap_or(*token);
     for (_, act) in &mut scenario.acts {
         match act {
             Act::Submit { token } | Act::SubmitAgain { token } | Act::Abort { token, .. } => {
-                up(token);
+                moved(token);
             }
             Act::Star { .. } | Act::Limit { .. } => {}
         }
     }
     for mishap in &mut recipe.mishaps {
         match mishap {
-            Mishap::Answer { token, .. } => up(token),
+            Mishap::Answer { token, .. } => moved(token),
             Mishap::Store { .. } | Mishap::Echo { .. } | Mishap::Tool { .. } => {}
         }
     }
@@ -411,7 +437,11 @@ mod tests {
             .find(|(outcome, recipe)| met(&outcome.points) && recipe.events() > 40)
             .expect("some run has an aborted turn");
         let before = recipe.events();
-        let small = shrink_while(recipe, 600, &|recipe| {
+        let patience = Patience {
+            runs: 600,
+            stop: None,
+        };
+        let small = shrink_while(recipe, patience, &|recipe| {
             let (outcome, again) = rerecord(recipe);
             met(&outcome.points).then_some((again, outcome.simulated_us))
         });
@@ -428,5 +458,32 @@ mod tests {
                 .any(|(_, act)| matches!(act, Act::Abort { .. }))
         );
         assert!(small.runs <= 600);
+        let sent = |token: &u32| {
+            scenario
+                .acts
+                .iter()
+                .any(|(_, act)| self::token(act) == Some(*token))
+        };
+        let bodies = scenario.messages.iter().filter(|m| !m.is_blank());
+        assert!(bodies.map(|m| m.script.token).all(|token| sent(&token)));
+    }
+
+    #[test]
+    fn one_that_is_told_to_stop_keeps_the_smallest_so_far() {
+        static STOP: AtomicBool = AtomicBool::new(false);
+        let (_, recipe) = record(3, Profile::Swarm);
+        let events = recipe.events();
+        let patience = Patience {
+            runs: 600,
+            stop: Some(&STOP),
+        };
+        let runs = std::cell::Cell::new(0);
+        let small = shrink_while(recipe, patience, &|recipe| {
+            runs.set(runs.get() + 1);
+            STOP.store(runs.get() == 4, Ordering::Relaxed);
+            Some((recipe.clone(), 0))
+        });
+        assert_eq!(small.runs, 4);
+        assert!(small.recipe.events() < events);
     }
 }

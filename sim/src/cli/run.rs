@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, ensure};
 use dispatch_sim::recipe::Recipe;
 use dispatch_sim::run::{Outcome, Profile, Sink, journals, record, replay};
-use dispatch_sim::shrink::{Shrunk, shrink as shrink_recipe};
+use dispatch_sim::shrink::{Patience, Shrunk, shrink as shrink_recipe};
 
 use super::ring::Ring;
 use super::{PROGRAM, keep, verdict};
@@ -105,8 +105,8 @@ pub(crate) fn repro(args: &ReproArgs) -> anyhow::Result<ExitCode> {
     let recipe = Recipe::read(&args.file)?;
     select(&recipe)?;
     let outcome = match args.trace {
-        true => traced(|sink| replay(&recipe, Some(sink)))?,
-        false => replay(&recipe, None),
+        true => traced(|sink| replay(&recipe, Some(sink)).outcome)?,
+        false => replay(&recipe, None).outcome,
     };
     if !recipe.about.is_empty() {
         println!("{}\n", recipe.about);
@@ -138,7 +138,7 @@ pub(crate) fn shrink(args: &ShrinkArgs) -> anyhow::Result<ExitCode> {
         (Some(file), _) => {
             let recipe = Recipe::read(file)?;
             select(&recipe)?;
-            let outcome = replay(&recipe, None);
+            let outcome = replay(&recipe, None).outcome;
             let seen = outcome.violation.map(|violation| violation.what.name());
             ensure!(
                 seen == Some(recipe.oracle.as_str()),
@@ -181,9 +181,10 @@ pub(crate) fn make_small(seed: u64, profile: Profile, out: &Path) -> anyhow::Res
 
 fn small(recipe: Recipe, seed: u64, runs: u32, out: &Path) -> anyhow::Result<ExitCode> {
     let before = recipe.events();
-    let Shrunk { recipe, runs } = shrink_recipe(recipe, runs);
+    let patience = Patience { runs, stop: None };
+    let Shrunk { recipe, runs } = shrink_recipe(recipe, patience);
     let path = keep(&recipe, seed, out)?;
-    let outcome = replay(&recipe, None);
+    let outcome = replay(&recipe, None).outcome;
     let mut to = std::io::stderr().lock();
     writeln!(
         to,

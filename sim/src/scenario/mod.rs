@@ -3,6 +3,7 @@
 //! alone.
 
 mod draw;
+mod listed;
 
 use dispatch_core::ids::{ConversationId, Slug};
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,7 @@ pub(crate) struct Scenario {
     /// When the calm begins.
     pub(crate) calm_at: Us,
     pub(crate) conversations: Vec<Conversation>,
+    #[serde(with = "listed")]
     pub(crate) messages: Vec<Message>,
     pub(crate) acts: Vec<(Us, Act)>,
     pub(crate) chaos: Vec<(Us, Chaos)>,
@@ -77,8 +79,26 @@ pub(crate) struct Message {
     pub(crate) keyed: bool,
     /// Sent to two replicas at once.
     pub(crate) doubled: bool,
-    /// What the model says to it.
+    /// What the model says to it. Without steps: nobody sends this message, it
+    /// only keeps the tokens of those after it.
     pub(crate) script: Script,
+}
+
+impl Message {
+    /// A place that nobody's message takes.
+    pub(crate) fn blank(token: u32) -> Message {
+        let steps = Vec::new();
+        Message {
+            conversation: 0,
+            keyed: false,
+            doubled: false,
+            script: Script { token, steps },
+        }
+    }
+
+    pub(crate) fn is_blank(&self) -> bool {
+        self.script.steps.is_empty()
+    }
 }
 
 /// Something that a client does.
