@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use dispatch_sim::timeline::Show;
+use cli::out::{Out, last_word};
 use dispatch_sim::watchdog;
 
 #[derive(Parser)]
@@ -14,7 +14,7 @@ use dispatch_sim::watchdog;
     name = "dispatch-sim",
     version,
     about = "Seeded simulations of Dispatch",
-    after_help = "Exit codes: 0 nothing found, 2 it could not be done as asked, 10 a promise was found broken or a planted bug was not caught."
+    after_help = cli::EXIT_CODES
 )]
 struct Cli {
     #[command(subcommand)]
@@ -26,13 +26,13 @@ enum Command {
     /// Run many seeds, up to the first broken promise, which is then made small.
     Sweep(cli::sweep::Args),
     /// Run one seed.
-    Run(cli::run::RunArgs),
+    Run(cli::run::Args),
     /// Run a recipe: the list of what happens in a run, as `shrink` and a failing sweep write it.
-    Repro(cli::run::ReproArgs),
+    Repro(cli::recipes::ReproArgs),
     /// Make the failing run of a seed, or a recipe of it, as small as possible.
-    Shrink(cli::run::ShrinkArgs),
+    Shrink(cli::recipes::ShrinkArgs),
     /// Write a run, or a production journal, as one HTML page.
-    Show(Show),
+    Show(cli::show::Args),
     /// Look for planted bugs; needs a build that holds them.
     Planted(cli::planted::Args),
 }
@@ -42,20 +42,15 @@ const STANDSTILL: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     // Without it, such a run only never ends.
-    let _ = watchdog::watch(STANDSTILL, |told| {
-        println!("{told}");
-        std::process::exit(10);
-    });
+    let _ = watchdog::watch(STANDSTILL, |told| last_word(&told, cli::BROKEN));
+    let mut out = Out::stdout();
     let done = match Cli::parse().command {
-        Command::Sweep(args) => cli::sweep::sweep(&args),
-        Command::Run(args) => cli::run::run(&args),
-        Command::Repro(args) => cli::run::repro(&args),
-        Command::Shrink(args) => cli::run::shrink(&args),
-        Command::Show(show) => show.obey().map(|()| ExitCode::SUCCESS),
-        Command::Planted(args) => cli::planted::planted(&args),
+        Command::Sweep(args) => cli::sweep::sweep(&args, &mut out),
+        Command::Run(args) => cli::run::run(&args, &mut out),
+        Command::Repro(args) => cli::recipes::repro(&args, &mut out),
+        Command::Shrink(args) => cli::recipes::shrink(&args, &mut out),
+        Command::Show(args) => cli::show::show(&args, &mut out),
+        Command::Planted(args) => cli::planted::planted(&args, &mut out),
     };
-    done.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        ExitCode::from(cli::USAGE)
-    })
+    ExitCode::from(out.end(done))
 }

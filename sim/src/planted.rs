@@ -55,9 +55,18 @@ pub const BUDGET: u64 = 300;
 /// Ranges of seeds that a bug is looked for in: one catch could be an accident.
 pub const RANGES: u64 = 5;
 
-/// The first seed of the range of that number; ranges have nothing in common.
+/// More than the budget, so that ranges have nothing in common.
+const BETWEEN_RANGES: u64 = 10_000;
+
+/// The first seed of the range of that number.
 pub fn range_start(seed: u64, range: u64) -> u64 {
-    seed.saturating_add(range.saturating_mul(10_000))
+    seed.saturating_add(range.saturating_mul(BETWEEN_RANGES))
+}
+
+/// The last seed of so many ranges; `None`: there is no such seed.
+pub fn last_seed(seed: u64, ranges: u64) -> Option<u64> {
+    let from = ranges.checked_sub(1)?.checked_mul(BETWEEN_RANGES)?;
+    seed.checked_add(from)?.checked_add(BUDGET)
 }
 
 /// How the search for planted bugs went in one range of seeds.
@@ -203,6 +212,14 @@ mod tests {
         assert_eq!(drawn, pairs(200, 3));
         assert!(drawn.iter().all(|[one, other]| one.0 != other.0));
         assert_ne!(drawn, pairs(200, 4));
+    }
+
+    #[test]
+    fn ranges_end_where_there_are_no_more_seeds() {
+        assert_eq!(last_seed(7, 1), Some(7 + BUDGET));
+        assert_eq!(last_seed(u64::MAX, 1), None);
+        assert_eq!(last_seed(u64::MAX - 5_000, 2), None);
+        assert_eq!(last_seed(0, 0), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Many seeds on several threads.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -28,6 +28,8 @@ pub struct Swept {
     pub took: Duration,
     /// The violation of the lowest seed that has one.
     pub violation: Option<Violation>,
+    /// It was asked to stop before its end.
+    pub interrupted: bool,
 }
 
 impl Swept {
@@ -78,6 +80,14 @@ pub struct Pace {
     pub threads: usize,
     /// No seed is begun later than this.
     pub at_most: Option<Duration>,
+    /// No seed is begun once this is set.
+    pub stop: Option<&'static AtomicBool>,
+}
+
+impl Pace {
+    fn is_stopped(&self) -> bool {
+        self.stop.is_some_and(|stop| stop.load(Relaxed))
+    }
 }
 
 impl Default for Pace {
@@ -85,12 +95,13 @@ impl Default for Pace {
         Pace {
             threads: 2,
             at_most: None,
+            stop: None,
         }
     }
 }
 
-/// Runs these seeds with `one`, up to the first violation or to the end of the
-/// time. `progress` is told after every seed how many are done and how many
+/// Runs these seeds with `one`, up to the first violation, to the end of the
+/// time, or until it is asked to stop. `progress` is told after every seed how many are done and how many
 /// microseconds they simulated.
 pub fn sweep(
     seeds: Range<u64>,
@@ -101,25 +112,29 @@ pub fn sweep(
     let started = Instant::now();
     let (next, done) = (AtomicU64::new(seeds.start), AtomicU64::new(0));
     let simulated_us = AtomicU64::new(0);
-    let stop = AtomicBool::new(false);
+    let found = AtomicBool::new(false);
+    let is_over = || {
+        let late = pace.at_most.is_some_and(|most| started.elapsed() >= most);
+        found.load(Relaxed) || late || pace.is_stopped()
+    };
+    // Past the last one nothing is counted on: there may be no number after it.
+    let take = || {
+        let after = |seed: u64| (seed < seeds.end).then(|| seed + 1);
+        next.fetch_update(Relaxed, Relaxed, after).ok()
+    };
     let shard = || {
         let mut swept = Swept::default();
-        while !stop.load(Ordering::Relaxed) {
-            if pace.at_most.is_some_and(|most| started.elapsed() >= most) {
-                break;
-            }
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds.end {
-                break;
-            }
+        while !is_over()
+            && let Some(seed) = take()
+        {
             let outcome = one(seed);
             if outcome.violation.is_some() {
-                stop.store(true, Ordering::Relaxed);
+                found.store(true, Relaxed);
             }
             let more = outcome.simulated_us;
             swept.add(seed, outcome);
-            let simulated_us = simulated_us.fetch_add(more, Ordering::Relaxed) + more;
-            progress(done.fetch_add(1, Ordering::Relaxed) + 1, simulated_us);
+            let simulated_us = simulated_us.fetch_add(more, Relaxed) + more;
+            progress(done.fetch_add(1, Relaxed) + 1, simulated_us);
         }
         swept
     };
@@ -134,7 +149,47 @@ pub fn sweep(
             }
         }
     });
-    total.next = next.into_inner().min(seeds.end);
+    total.next = next.into_inner();
+    total.interrupted = pace.is_stopped() && total.next < seeds.end;
     total.took = started.elapsed();
     total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sometimes::Point;
+
+    fn nothing_found(_: u64) -> Outcome {
+        Outcome {
+            digest: 1,
+            events: 1,
+            simulated_us: 1,
+            points: [0; Point::ALL.len()],
+            violation: None,
+        }
+    }
+
+    #[test]
+    fn the_last_seeds_are_run_once_each_and_then_it_is_over() {
+        let seeds = u64::MAX - 3..u64::MAX;
+        let swept = sweep(seeds, Pace::default(), nothing_found, |_, _| {});
+        assert_eq!((swept.seeds, swept.next), (3, u64::MAX));
+        assert!(!swept.interrupted);
+    }
+
+    #[test]
+    fn one_that_is_asked_to_stop_ends_its_seed_and_tells_where_to_go_on() {
+        static STOP: AtomicBool = AtomicBool::new(false);
+        let pace = Pace {
+            threads: 1,
+            stop: Some(&STOP),
+            ..Pace::default()
+        };
+        let swept = sweep(10..1_000, pace, nothing_found, |done, _| {
+            STOP.store(done == 5, Relaxed);
+        });
+        assert_eq!((swept.seeds, swept.next), (5, 15));
+        assert!(swept.interrupted);
+    }
 }

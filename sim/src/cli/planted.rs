@@ -1,19 +1,23 @@
 //! `planted`: the defect ledger.
 
-use std::process::ExitCode;
+use clap::value_parser;
+use dispatch_sim::recipe::Recipe;
+
+use super::out::Out;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only this one.
-    id: Option<String>,
-    /// So many pairs, drawn by the seed, instead of each alone.
-    #[arg(long, conflicts_with = "id")]
-    pairs: Option<usize>,
+    /// Only these.
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+    /// So many pairs, drawn by the seed, each in one range, instead of each alone.
+    #[arg(long, conflicts_with_all = ["ids", "ranges"], value_parser = value_parser!(u16).range(1..))]
+    pairs: Option<u16>,
     /// Where the search begins.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Ranges of seeds in which each is looked for.
-    #[arg(long, default_value_t = dispatch_sim::planted::RANGES)]
+    #[arg(long, default_value_t = dispatch_sim::planted::RANGES, value_parser = value_parser!(u64).range(1..=1_000))]
     ranges: u64,
 }
 
@@ -24,15 +28,20 @@ pub(crate) struct Args {
 #[cfg(planted)]
 pub(crate) fn select(ids: &[String]) -> anyhow::Result<()> {
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    known(&ids)?;
+    dispatch_core::planted::select(&ids);
+    Ok(())
+}
+
+fn known(ids: &[&str]) -> anyhow::Result<()> {
     let known = dispatch_core::planted::LEDGER;
-    for id in &ids {
+    for id in ids {
         anyhow::ensure!(
             known.contains(id),
-            "no bug {id}; these are: {}",
+            "no bug {id} can be planted; these can: {}",
             known.join(" ")
         );
     }
-    dispatch_core::planted::select(&ids);
     Ok(())
 }
 
@@ -45,50 +54,71 @@ pub(crate) fn select(ids: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A recipe that needs planted bugs gets them where this build has them.
+///
+/// # Errors
+/// There are no such bugs in any build.
+pub(crate) fn select_for(recipe: &Recipe) -> anyhow::Result<()> {
+    known(&recipe.planted_ids())?;
+    #[cfg(planted)]
+    select(&recipe.planted)?;
+    #[cfg(not(planted))]
+    if !recipe.planted.is_empty() {
+        super::out::aside(format_args!(
+            "this recipe fails with {} planted; this build holds no planted bugs and should find nothing",
+            recipe.planted.join(" and ")
+        ));
+    }
+    Ok(())
+}
+
 #[cfg(planted)]
-pub(crate) fn planted(args: &Args) -> anyhow::Result<ExitCode> {
-    use std::io::Write;
+pub(crate) fn planted(args: &Args, out: &mut Out) -> anyhow::Result<u8> {
+    use dispatch_sim::planted::{last_seed, median, table_head};
 
-    use dispatch_sim::planted::{Hunt, LEDGER, hunt, median, pairs, range_start, table_head};
-
-    let mut out = std::io::stdout();
+    known(&args.ids.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let ranges = args.pairs.map_or(args.ranges, u64::from);
+    anyhow::ensure!(
+        last_seed(args.seed, ranges).is_some(),
+        "{ranges} ranges of seeds from {} on go past the last seed; begin with a lower --seed",
+        args.seed
+    );
     let (mut all_caught, mut seeds) = (true, Vec::new());
-    let mut tell = |hunt: Hunt| {
+    out.line(table_head());
+    for hunt in hunts(args) {
         all_caught &= hunt.is_caught();
         seeds.extend(hunt.seeds());
-        writeln!(out, "{hunt}").and_then(|()| out.flush())
-    };
-    println!("{}", table_head());
-    match args.pairs {
-        Some(count) => {
-            for (n, pair) in (0..).zip(pairs(count, args.seed)) {
-                tell(hunt(&pair, std::iter::once(range_start(args.seed, n))))?;
-            }
-        }
-        None => {
-            let wanted = |id: &str| args.id.as_ref().is_none_or(|only| only == id);
-            anyhow::ensure!(
-                LEDGER.iter().any(|(id, _)| wanted(id)),
-                "no bug {} is planted here; these are: {}",
-                args.id.as_deref().unwrap_or_default(),
-                LEDGER.map(|(id, _)| id).join(" ")
-            );
-            for bug in LEDGER.iter().filter(|(id, _)| wanted(id)) {
-                let starts = (0..args.ranges).map(|range| range_start(args.seed, range));
-                tell(hunt(&[*bug], starts))?;
-            }
+        out.line(hunt);
+        out.flush();
+        if out.is_lost() {
+            break;
         }
     }
     if let Some(median) = median(seeds) {
-        println!("median: {median} seeds");
+        out.line(format_args!("median: {median} seeds"));
     }
     Ok(match all_caught {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::from(super::BROKEN),
+        true => super::FINE,
+        false => super::BROKEN,
     })
 }
 
+/// One after the other, each when it is asked for.
+#[cfg(planted)]
+fn hunts(args: &Args) -> Box<dyn Iterator<Item = dispatch_sim::planted::Hunt> + '_> {
+    use dispatch_sim::planted::{LEDGER, hunt, pairs, range_start};
+
+    let start = |range| range_start(args.seed, range);
+    if let Some(count) = args.pairs {
+        let pairs = (0..).zip(pairs(usize::from(count), args.seed));
+        return Box::new(pairs.map(move |(n, pair)| hunt(&pair, std::iter::once(start(n)))));
+    }
+    let wanted = |id: &str| args.ids.is_empty() || args.ids.iter().any(|only| only == id);
+    let bugs = LEDGER.iter().filter(move |(id, _)| wanted(id));
+    Box::new(bugs.map(move |bug| hunt(&[*bug], (0..args.ranges).map(start))))
+}
+
 #[cfg(not(planted))]
-pub(crate) fn planted(_: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn planted(_: &Args, _: &mut Out) -> anyhow::Result<u8> {
     anyhow::bail!(NO_BUGS)
 }

@@ -56,7 +56,7 @@ impl Ring {
     }
 
     /// As an option, where it is not the usual one.
-    pub(crate) fn shown(self) -> &'static str {
+    pub(crate) fn option(self) -> &'static str {
         match self {
             Ring::Core => "",
             Ring::Network => " --ring network",

@@ -13,7 +13,6 @@
 //! ```
 
 mod builder;
-mod command;
 mod effects;
 mod finish;
 mod flow;
@@ -29,7 +28,6 @@ mod words;
 mod world;
 
 pub use builder::Builder;
-pub use command::Show;
 pub use html::html;
 pub use journal::{JournalError, journals_at, of_journal};
 pub use model::{Change, Dropped, Field, Kind, LaneKind, Shown, SpanKind, Timeline};
