@@ -1,6 +1,8 @@
 //! The oracles: each watches the facts of a run for one promise. They are
-//! written from the requirements, share no code with the core, and hold their
-//! own small reference of what they judge.
+//! written from the requirements and hold their own small reference of what
+//! they judge. They share with the core the types of the facts, with their
+//! small predicates; `valid-transcript` uses its validator of requests, which
+//! the core itself never calls; `core-check` and `bounded` are its own word.
 
 mod abort_ends;
 mod accepted_once;

@@ -1,6 +1,6 @@
 //! The oracles of the network ring. They judge a run after its end, by what
-//! clients read, what providers got, and what was done to both; they share no
-//! code with the core.
+//! clients read, what providers got, and what was done to both; they share
+//! with the core what those of the core ring do.
 
 mod content;
 mod justified;
