@@ -30,7 +30,8 @@ pub const LEDGER: [Entry; 34] = [
     ("D20", &["tools-answered", "valid-transcript"]),
     ("D21", &["tool-once"]),
     ("D24", &["client-view"]),
-    ("D25", &["content"]),
+    // It also comes without the tokens of a whole step.
+    ("D25", &["content", "usage"]),
     ("D26", &["content", "justified"]),
     ("D27", &["log-size"]),
     ("D29", &["one-owner"]),
@@ -43,7 +44,8 @@ pub const LEDGER: [Entry; 34] = [
     ("D38", &["limit"]),
     ("D39", &["log-size"]),
     ("D40", &["justified"]),
-    ("D41", &["command-ends"]),
+    // They also run beside the next owner of a turn that was handed over.
+    ("D41", &["command-ends", "no-orphan"]),
     ("D42", &["no-idle-slot"]),
     ("D43", &["usage"]),
     ("D44", &["no-panic"]),
