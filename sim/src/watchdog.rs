@@ -53,18 +53,11 @@ pub fn watch(
     tell: impl Fn(String) + Send + 'static,
 ) -> Result<(), std::io::Error> {
     let look = move || {
-        let mut seen: Vec<Seen> = Vec::new();
+        let mut watcher = Watcher::default();
         loop {
             std::thread::sleep(patience / LOOKS);
-            let runs: Vec<Arc<Beat>> = beats().iter().filter_map(Weak::upgrade).collect();
-            let again = |run| {
-                let before = seen.iter().find(|seen| Arc::ptr_eq(&seen.run, &run));
-                Seen::again(run, before)
-            };
-            seen = runs.into_iter().map(again).collect();
-            for stands in seen.iter_mut().filter(|seen| seen.looks == LOOKS) {
-                stands.looks = 0;
-                tell(told(&stands.run, patience));
+            for run in watcher.look() {
+                tell(told(&run, patience));
             }
         }
     };
@@ -75,23 +68,43 @@ pub fn watch(
 /// Looks within one `patience`.
 const LOOKS: u32 = 8;
 
-/// A run as it was at the last look.
+/// A run as it was at the last look; one that is over is held by nobody, and
+/// not by its watcher either.
 struct Seen {
-    run: Arc<Beat>,
+    run: Weak<Beat>,
     events: u64,
     /// For how many looks it has stood there.
     looks: u32,
 }
 
-impl Seen {
-    fn again(run: Arc<Beat>, before: Option<&Seen>) -> Seen {
-        let events = run.events.load(Ordering::Relaxed);
+#[derive(Default)]
+struct Watcher {
+    seen: Vec<Seen>,
+}
+
+impl Watcher {
+    /// Those that have stood still for [`LOOKS`] looks, or a multiple of it.
+    fn look(&mut self) -> Vec<Arc<Beat>> {
+        let runs: Vec<Weak<Beat>> = beats().clone();
+        let again = runs.into_iter().filter_map(|run| self.again(run));
+        self.seen = again.collect();
+        let stand = self.seen.iter_mut().filter(|seen| seen.looks == LOOKS);
+        let told = stand.filter_map(|seen| {
+            seen.looks = 0;
+            seen.run.upgrade()
+        });
+        told.collect()
+    }
+
+    fn again(&self, run: Weak<Beat>) -> Option<Seen> {
+        let events = run.upgrade()?.events.load(Ordering::Relaxed);
+        let before = self.seen.iter().find(|seen| seen.run.ptr_eq(&run));
         let stands = before.filter(|before| before.events == events);
-        Seen {
+        Some(Seen {
             run,
             events,
             looks: stands.map_or(0, |before| before.looks + 1),
-        }
+        })
     }
 }
 
@@ -109,27 +122,29 @@ fn told(run: &Beat, patience: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc::channel;
 
     #[test]
-    fn a_run_that_stands_still_is_told_of_and_one_that_moves_is_not() {
-        let (tell, heard) = channel();
-        let stands = Beat::of(4_711);
-        stands.moves(3, 1_000_000);
-        let moves = Beat::of(4_712);
-        watch(Duration::from_millis(20), move |told| {
-            let _ = tell.send(told);
-        })
-        .expect("a thread");
-        let mut events = 0;
-        let told = loop {
-            events += 1;
-            moves.moves(events, 0);
-            match heard.try_recv() {
-                Ok(told) if told.contains("seed 4711 ") => break told,
-                Ok(_) | Err(_) => std::thread::yield_now(),
+    fn a_run_that_stands_still_is_told_of_and_one_that_moves_or_is_over_is_not() {
+        const OURS: [u64; 3] = [4_710, 4_711, 4_712];
+        let [is_over, stands, moves] = OURS.map(Beat::of);
+        let mut is_over = Some(is_over);
+        let mut watcher = Watcher::default();
+        let mut told = Vec::new();
+        for look in 0..=2 * u64::from(LOOKS) {
+            moves.moves(look, 0);
+            let ours = watcher.look();
+            let ours = ours.iter().filter(|run| OURS.contains(&run.seed));
+            told.extend(ours.map(|run| (look, run.seed)));
+            if look == 3 {
+                is_over.take();
             }
-        };
-        assert!(told.contains("event 3 has been under way"), "{told}");
+        }
+        let (once, twice) = (u64::from(LOOKS), 2 * u64::from(LOOKS));
+        assert_eq!(told, [(once, stands.seed), (twice, stands.seed)]);
+        let text = super::told(&stands, Duration::from_secs(30));
+        assert!(
+            text.contains("seed 4711 ") && text.contains("for 30 s"),
+            "{text}"
+        );
     }
 }

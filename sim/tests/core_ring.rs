@@ -5,8 +5,17 @@ use std::collections::BTreeSet;
 use dispatch_sim::run::{run, run_twice};
 use dispatch_sim::sweep::{Pace, Swept, sweep};
 
+/// To the real stderr: a ring's share is shown by a plain `cargo test`, whose
+/// harness hides what passing tests print.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 fn told(what: &str, swept: &Swept) {
-    println!(
+    say!(
         "{what}: {} seeds, {} events, {:.0} simulated hours in {:.1} s: {:.0} seeds/s",
         swept.seeds,
         swept.events,

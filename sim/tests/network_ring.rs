@@ -9,11 +9,20 @@ mod sound {
     use dispatch_sim::network::{run, run_twice, trace};
     use dispatch_sim::sweep::{Pace, sweep};
 
+    /// To the real stderr: a ring's share is shown by a plain `cargo test`, whose
+    /// harness hides what passing tests print.
+    macro_rules! say {
+        ($($text:tt)*) => {{
+            use std::io::Write;
+            let _ = writeln!(std::io::stderr(), $($text)*);
+        }};
+    }
+
     /// V1, V3, V4: each seed twice, line by line.
     #[test]
     fn v1_v4_no_seed_breaks_a_promise_and_each_does_the_same_twice() {
         let swept = sweep(0..120, Pace::default(), run_twice, |_, _| {});
-        println!(
+        say!(
             "network ring: {} seeds twice, {} events, {:.1} simulated hours in {:.1} s: {:.1} seeds/s",
             swept.seeds,
             swept.events,
