@@ -1,4 +1,4 @@
-//! The SQLite store against the Model, against restarts and against `kill -9`.
+//! The stores against the Model, against restarts and against `kill -9`.
 
 // The lint's exemption for tests does not reach the functions beside them.
 #![allow(clippy::unwrap_used)]
@@ -11,8 +11,12 @@ mod durable;
 mod harness;
 #[path = "store_conformance/ops.rs"]
 mod ops;
+#[path = "store_conformance/postgres.rs"]
+mod postgres;
 #[path = "store_conformance/promises.rs"]
 mod promises;
+#[path = "support/mod.rs"]
+mod support;
 #[path = "store_conformance/wrong.rs"]
 mod wrong;
 

@@ -19,8 +19,11 @@ use serde::Deserialize;
 
 use crate::provider::{ProviderConfigError, Secret};
 
-pub use database::{Places, places};
+pub use database::{Database, Places, places};
 pub use provider::{Dialect, ProviderSettings};
+
+/// How often open steps are checkpointed where several replicas share a store.
+const SHARED_CHECKPOINT_MS: u64 = 250;
 
 /// A configuration that cannot be used; each names its remedy. Exit code 3 (O2).
 #[derive(Debug, thiserror::Error)]
@@ -374,6 +377,10 @@ impl Settings {
             schedule_ms: self.retry.schedule_s.iter().map(|s| ms(*s)).collect(),
             budget_ms: ms(self.retry.budget_s),
         };
+        if let Database::Postgres(_) = self.places.database {
+            // What is streamed here may be followed on another replica.
+            config.checkpoint_ms = SHARED_CHECKPOINT_MS;
+        }
         config.on_crash = match self.server.on_crash {
             Crash::Resume => OnCrash::Resume,
             Crash::Seal => OnCrash::Seal,

@@ -16,10 +16,12 @@ use std::time::Duration;
 
 use dispatch_core::event::{AgentEvent, EventBody};
 use dispatch_core::ids::{ConversationId, Epoch, Seq, TurnId};
+use dispatch_core::store::Segment;
 use dispatch_core::time::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::store::Store;
+use crate::clock::Clock;
+use crate::store::{LogHead, ReadError, Store};
 
 pub(crate) use follow::status;
 pub use follow::{Follow, FollowError, Scope, Shown};
@@ -29,6 +31,8 @@ const BUFFER: usize = 256;
 /// How often the log is compared with what was published: a backstop for
 /// events that were committed elsewhere.
 const POLL: Duration = Duration::from_secs(2);
+/// The same where other replicas write, whose words a client waits for.
+const POLL_SHARED: Duration = Duration::from_millis(250);
 /// A poll looks at so many conversations before it lets others have the store.
 const POLL_BATCH: usize = 64;
 
@@ -184,37 +188,95 @@ impl Hub {
         self.lock().len()
     }
 
-    /// Compares the log with what was published, for ever.
-    pub async fn poll(self, store: Arc<dyn Store>) {
+    /// Looks for what was not published here, for ever.
+    pub async fn poll(self, store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
+        let every = match store.is_shared() {
+            true => POLL_SHARED,
+            false => POLL,
+        };
         loop {
-            tokio::time::sleep(POLL).await;
-            self.poll_once(&*store).await;
+            tokio::time::sleep(every).await;
+            if let Err(error) = self.poll_once(&*store, clock.now().wall).await {
+                tracing::warn!(%error, "the log could not be polled for followers");
+            }
         }
     }
 
-    async fn poll_once(&self, store: &dyn Store) {
-        let followed: Vec<_> = {
+    async fn poll_once(&self, store: &dyn Store, now: Timestamp) -> Result<(), ReadError> {
+        let followed: Vec<ConversationId> = {
             let topics = self.lock();
             let followed = topics.iter().filter(|(_, t)| !t.followers.is_empty());
-            followed.map(|(id, t)| (id.clone(), t.told)).collect()
+            followed.map(|(id, _)| id.clone()).collect()
         };
-        for (n, (conversation, told)) in followed.into_iter().enumerate() {
-            if n % POLL_BATCH == POLL_BATCH - 1 {
-                tokio::task::yield_now().await;
-            }
-            match store.conversation(&conversation).await {
-                Ok(Some(row)) if row.last_seq > told => {
-                    self.wake(&conversation);
-                    if let Some(topic) = self.lock().get_mut(&conversation) {
-                        topic.told = topic.told.max(row.last_seq);
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "the log could not be polled for followers");
-                    return;
+        for some in followed.chunks(POLL_BATCH) {
+            for head in store.heads(some.to_vec()).await? {
+                self.heard_of(&head);
+                if let (true, Some(turn)) = (store.is_shared(), head.turn) {
+                    let segments = store.segments(turn).await?;
+                    self.show_segments(&head.conversation, &segments, now);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Sends followers to the log where it is longer than what they were told of.
+    fn heard_of(&self, head: &LogHead) {
+        let mut topics = self.lock();
+        let Some(topic) = topics.get_mut(&head.conversation) else {
+            return;
+        };
+        if head.last_seq > topic.told {
+            topic.told = head.last_seq;
+            topic.is_suspect = true;
+            topic.send(|| Item::Wake);
+        }
+    }
+
+    /// Shows what another replica has checkpointed of an open step, as far as
+    /// it is new: one's own pieces are always ahead of their checkpoints.
+    fn show_segments(&self, conversation: &ConversationId, segments: &[Segment], at: Timestamp) {
+        let Some(last) = segments.iter().max_by_key(|s| (s.epoch, s.step)) else {
+            return;
+        };
+        let (turn, epoch, step) = (last.turn, last.epoch, last.step);
+        let of_step = || {
+            let of_step = segments.iter();
+            of_step.filter(|s| (s.epoch, s.step) == (epoch, step))
+        };
+        let text: String = of_step().map(|s| s.text.as_str()).collect();
+        let reasoning: String = of_step().map(|s| s.reasoning.as_str()).collect();
+        let (shown_text, shown_reasoning) = match self.open_step(conversation) {
+            Some(open) if (open.turn, open.epoch, open.step) == (turn, epoch, step) => {
+                (open.text.len(), open.reasoning.len())
+            }
+            Some(open) if (open.epoch, open.step) > (epoch, step) => return,
+            Some(_) | None => (0, 0),
+        };
+        let event = |body| AgentEvent {
+            seq: None,
+            conversation: conversation.clone(),
+            turn,
+            epoch,
+            at,
+            body,
+        };
+        if let Some(new) = reasoning
+            .get(shown_reasoning..)
+            .filter(|new| !new.is_empty())
+        {
+            self.publish(event(EventBody::ReasoningDelta {
+                step,
+                offset: shown_reasoning as u64,
+                text: new.to_owned(),
+            }));
+        }
+        if let Some(new) = text.get(shown_text..).filter(|new| !new.is_empty()) {
+            self.publish(event(EventBody::TextDelta {
+                step,
+                offset: shown_text as u64,
+                text: new.to_owned(),
+            }));
         }
     }
 

@@ -22,7 +22,7 @@ use tower::ServiceExt;
 
 use crate::api::{Api, PATIENCE, Parts, StallListener};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Dialect, ProviderSettings, Settings};
+use crate::config::{Database, Dialect, Places, ProviderSettings, Settings};
 use crate::driver::{Driver, Handle, Machine, Opens, Ports, fresh_seed};
 use crate::exec::{Exec, LocalExec, LocalExecConfig, RunBounds};
 use crate::hub::Hub;
@@ -31,7 +31,9 @@ use crate::net::{CutConnection, Net, ServeLimits, serve_with};
 use crate::panics::Caught;
 use crate::provider::{HttpProvider, Provider, ProviderConfig, ProviderConfigError, Secret};
 use crate::scripted::{Script, ScriptError, ScriptedProvider};
-use crate::store::{OpenError, SqliteStore, Store};
+use crate::store::{
+    DirLock, OpenError, PostgresOpenError, PostgresOptions, PostgresStore, SqliteStore, Store,
+};
 
 /// Why a server cannot start, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,9 @@ pub enum ServeError {
     /// The store.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The store of several replicas.
+    #[error(transparent)]
+    Postgres(#[from] PostgresOpenError),
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -91,6 +96,7 @@ impl ServeError {
             ServeError::Provider { .. } | ServeError::Script { .. } => true,
             ServeError::Data { .. }
             | ServeError::Store(_)
+            | ServeError::Postgres(_)
             | ServeError::Journal(_)
             | ServeError::Listen { .. }
             | ServeError::Core(_)
@@ -137,9 +143,10 @@ pub async fn serve<N: Net>(
 ) -> Result<(), ServeError> {
     make_dir(&settings.places.data_dir)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    // First of all: nobody else may use the data directory.
+    let (store, _lock) = open_store(&settings.places, clock.clone()).await?;
     let surroundings = Surroundings {
-        // First of all, because it takes the lock on the data directory.
-        store: Arc::new(SqliteStore::open(&settings.places.database, clock.clone())?),
+        store,
         exec: Arc::new(local_exec(&settings)?),
         clock,
         build: |start: Start| start.dispatcher(),
@@ -244,7 +251,7 @@ impl House {
             handle: handle.clone(),
             store: store.clone(),
             hub: hub.clone(),
-            clock,
+            clock: clock.clone(),
             providers: settings.providers.clone(),
             token: settings.token.clone(),
             max_body_bytes: settings.server.max_body_bytes,
@@ -260,7 +267,7 @@ impl House {
             stop,
             store: store.clone(),
         };
-        house.background(hub.poll(store));
+        house.background(hub.poll(store, clock));
         Ok(house)
     }
 
@@ -435,6 +442,21 @@ fn read_script(id: &ProviderId, path: &Path) -> Result<Script, ServeError> {
         id: id.clone(),
         path: path.to_owned(),
         source,
+    })
+}
+
+/// The store, and the lock on the data directory where the store does not hold it.
+async fn open_store(
+    places: &Places,
+    clock: Arc<dyn Clock>,
+) -> Result<(Arc<dyn Store>, Option<DirLock>), ServeError> {
+    Ok(match &places.database {
+        Database::Sqlite(path) => (Arc::new(SqliteStore::open(path, clock)?), None),
+        Database::Postgres(url) => {
+            let lock = DirLock::acquire(&places.data_dir).map_err(OpenError::from)?;
+            let store = PostgresStore::open(url, PostgresOptions::default()).await?;
+            (Arc::new(store), Some(lock))
+        }
     })
 }
 

@@ -6,6 +6,7 @@
 pub(crate) mod client;
 pub(crate) mod config;
 pub(crate) mod http;
+pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod stream;
 pub(crate) mod world;

@@ -6,7 +6,7 @@ use super::rows::TurnState;
 use super::tx::Tx;
 use super::verb::{ApplyGrants, Granted, Reply};
 use crate::admission::{AdmissionView, Gate, Grant, HEADS};
-use crate::ids::{Epoch, ProviderId};
+use crate::ids::{Epoch, ProviderId, TurnId};
 
 pub(super) fn view<T: Tx>(tx: &mut T, provider: &ProviderId) -> Result<Reply, T::Error> {
     let Some(row) = tx.provider(provider)? else {
@@ -42,6 +42,7 @@ pub(super) fn apply<T: Tx>(tx: &mut T, plan: &ApplyGrants) -> Result<Reply, T::E
             Reply::Granted(granted)
         });
     }
+    foresee(tx, plan)?;
     let now = tx.now();
     let mut rows = Vec::with_capacity(plan.grants.len());
     for grant in &plan.grants {
@@ -81,7 +82,13 @@ pub(super) fn apply<T: Tx>(tx: &mut T, plan: &ApplyGrants) -> Result<Reply, T::E
     Ok(Reply::Granted(granted))
 }
 
+fn foresee<T: Tx>(tx: &mut T, plan: &ApplyGrants) -> Result<(), T::Error> {
+    let turns: Vec<TurnId> = plan.grants.iter().map(|grant| grant.turn).collect();
+    tx.foresee(&turns)
+}
+
 fn landed_before<T: Tx>(tx: &mut T, plan: &ApplyGrants) -> Result<Vec<Granted>, T::Error> {
+    foresee(tx, plan)?;
     let mut granted = Vec::new();
     for Grant { turn, epoch } in &plan.grants {
         let Some(mut row) = tx.turn(*turn)? else {

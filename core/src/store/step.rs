@@ -35,6 +35,8 @@ pub(super) fn load<T: Tx>(tx: &mut T, turn: TurnId, epoch: Epoch) -> Result<Repl
 /// A segment that was sent before, in whole or in part, is appended only as
 /// far as it is new; one that would leave a hole is dropped.
 pub(super) fn checkpoint<T: Tx>(tx: &mut T, segments: &[Segment]) -> Result<Reply, T::Error> {
+    let turns: Vec<TurnId> = segments.iter().map(|segment| segment.turn).collect();
+    tx.foresee(&turns)?;
     for segment in segments {
         let fence = Fence {
             turn: segment.turn,

@@ -8,7 +8,7 @@ use super::rows::{ProviderRow, TurnState};
 use super::tx::Tx;
 use super::verb::{Boot, Fence, ProviderSettings, Reply, Swept, Terminal};
 use crate::event::AgentEvent;
-use crate::ids::{Owner, Slug};
+use crate::ids::{Owner, Slug, TurnId};
 use crate::liveness::{SweepAction, SweepPolicy, decide};
 
 pub(super) fn boot<T: Tx>(tx: &mut T, boot: &Boot) -> Result<Reply, T::Error> {
@@ -22,7 +22,9 @@ pub(super) fn boot<T: Tx>(tx: &mut T, boot: &Boot) -> Result<Reply, T::Error> {
     }
     let mut events = Vec::new();
     let mut taken_over = 0;
-    for turn in tx.owned_by(&boot.owner.node)? {
+    let owned = tx.owned_by(&boot.owner.node)?;
+    tx.foresee(&owned)?;
+    for turn in owned {
         let Some(open) = Open::any(tx, turn)? else {
             continue;
         };
@@ -115,7 +117,9 @@ pub(super) fn sweep_one<T: Tx>(tx: &mut T, policy: &SweepPolicy) -> Result<Reply
     let Some(turn) = tx.lapsed(now)? else {
         return Ok(Reply::Swept(None));
     };
-    let Some(open) = Open::any(tx, turn)? else {
+    // Renewed since it was found, where finding it took no lock.
+    let still = |open: &Open<'_, T>| open.turn.state.is_owned() && open.turn.lease_until < now;
+    let Some(open) = Open::any(tx, turn)?.filter(still) else {
         return Ok(Reply::Swept(None));
     };
     let provider = open.turn.provider.clone();
@@ -135,6 +139,7 @@ pub(super) fn renew<T: Tx>(
     lease_ms: u64,
 ) -> Result<Reply, T::Error> {
     let now = tx.now();
+    foresee(tx, turns)?;
     let mut renewed = Vec::with_capacity(turns.len());
     for fence in turns {
         let Some(mut open) = Open::at_fence(tx, *fence)? else {
@@ -151,6 +156,7 @@ pub(super) fn renew<T: Tx>(
 }
 
 pub(super) fn requests<T: Tx>(tx: &mut T, turns: &[Fence]) -> Result<Reply, T::Error> {
+    foresee(tx, turns)?;
     let mut aborts = Vec::new();
     let mut lost: Vec<Fence> = Vec::new();
     for fence in turns {
@@ -160,4 +166,9 @@ pub(super) fn requests<T: Tx>(tx: &mut T, turns: &[Fence]) -> Result<Reply, T::E
         }
     }
     Ok(Reply::Requests { aborts, lost })
+}
+
+fn foresee<T: Tx>(tx: &mut T, turns: &[Fence]) -> Result<(), T::Error> {
+    let turns: Vec<TurnId> = turns.iter().map(|fence| fence.turn).collect();
+    tx.foresee(&turns)
 }

@@ -21,6 +21,17 @@ pub trait Tx {
     /// Store time: the same for the whole transaction.
     fn now(&self) -> Timestamp;
 
+    /// These turns are about to be read, each with its conversation: where
+    /// reading takes a lock, take them together, by id, so that two verbs
+    /// that touch several turns cannot wait for each other.
+    ///
+    /// # Errors
+    /// Whatever reading them may say.
+    fn foresee(&mut self, turns: &[TurnId]) -> Result<(), Self::Error> {
+        let _ = turns;
+        Ok(())
+    }
+
     /// A conversation.
     fn conversation(&mut self, id: &ConversationId)
     -> Result<Option<ConversationRow>, Self::Error>;

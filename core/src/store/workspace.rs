@@ -2,7 +2,7 @@
 //! transaction (A1, A3, C3).
 
 use alloc::borrow::ToOwned;
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use super::accept::new_workspace;
@@ -37,8 +37,17 @@ pub(super) fn star<T: Tx>(tx: &mut T, slug: &Slug, starred: bool) -> Result<Repl
     if row.starred == starred {
         return Ok(Reply::Workspace(row));
     }
+    // Providers before turns, here as in a grant: whoever locks, locks in that order.
+    let mut providers = BTreeMap::new();
+    for id in tx.providers()? {
+        if let Some(provider) = tx.provider(&id)? {
+            providers.insert(id, provider);
+        }
+    }
     let mut lines: BTreeSet<ProviderId> = BTreeSet::new();
-    for turn in tx.open_turns_in(slug)? {
+    let open = tx.open_turns_in(slug)?;
+    tx.foresee(&open)?;
+    for turn in open {
         let Some(mut turn) = tx.turn(turn)? else {
             continue;
         };
@@ -49,7 +58,7 @@ pub(super) fn star<T: Tx>(tx: &mut T, slug: &Slug, starred: bool) -> Result<Repl
         lines.insert(turn.provider);
     }
     for line in lines {
-        if let Some(mut provider) = tx.provider(&line)? {
+        if let Some(mut provider) = providers.remove(&line) {
             provider.version += 1;
             tx.put_provider(&provider)?;
         }

@@ -1,6 +1,7 @@
 //! Where everything durable lives: `DATABASE_URL` and the data directory (O1).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::ConfigError;
@@ -10,8 +11,36 @@ use super::ConfigError;
 pub struct Places {
     /// Holds the address file, run directories, spill and the lock.
     pub data_dir: PathBuf,
-    /// The SQLite database.
-    pub database: PathBuf,
+    /// Turns, events, transcripts.
+    pub database: Database,
+}
+
+/// Which store, and where.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Database {
+    /// One server, one file.
+    Sqlite(PathBuf),
+    /// Several replicas; the address may carry a password.
+    Postgres(String),
+}
+
+impl Database {
+    /// The file, where it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Database::Sqlite(path) => Some(path),
+            Database::Postgres(_) => None,
+        }
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Database::Sqlite(path) => f.debug_tuple("Sqlite").field(path).finish(),
+            Database::Postgres(_) => f.write_str("Postgres(..)"),
+        }
+    }
 }
 
 const DATABASE_FILE: &str = "dispatch.db";
@@ -25,15 +54,22 @@ pub fn places(
     env: &BTreeMap<String, String>,
 ) -> Result<Places, ConfigError> {
     let url = env.get("DATABASE_URL").filter(|url| !url.trim().is_empty());
-    let Some(url) = url else {
-        let data_dir = match data_dir {
-            Some(dir) => dir.to_owned(),
-            None => default_data_dir(env)?,
-        };
-        let database = data_dir.join(DATABASE_FILE);
+    let named_or_default = || match data_dir {
+        Some(dir) => Ok(dir.to_owned()),
+        None => default_data_dir(env),
+    };
+    let Some(url) = url.map(|url| url.trim()) else {
+        let data_dir = named_or_default()?;
+        let database = Database::Sqlite(data_dir.join(DATABASE_FILE));
         return Ok(Places { data_dir, database });
     };
-    let database = sqlite_path(url.trim())?;
+    if is_postgres(url) {
+        return Ok(Places {
+            data_dir: named_or_default()?,
+            database: Database::Postgres(url.to_owned()),
+        });
+    }
+    let database = sqlite_path(url)?;
     let parent = match database.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         Some(_) | None => PathBuf::from("."),
@@ -41,11 +77,11 @@ pub fn places(
     match data_dir {
         None => Ok(Places {
             data_dir: parent,
-            database,
+            database: Database::Sqlite(database),
         }),
         Some(dir) if absolute(dir) == absolute(&parent) => Ok(Places {
             data_dir: dir.to_owned(),
-            database,
+            database: Database::Sqlite(database),
         }),
         Some(dir) => Err(ConfigError::DatabaseContradiction {
             data_dir: dir.to_owned(),
@@ -54,23 +90,23 @@ pub fn places(
     }
 }
 
+fn is_postgres(url: &str) -> bool {
+    let scheme = url.split(':').next().unwrap_or_default();
+    let scheme = scheme.to_ascii_lowercase();
+    url.contains(':') && (scheme == "postgres" || scheme == "postgresql")
+}
+
 fn sqlite_path(url: &str) -> Result<PathBuf, ConfigError> {
     let wrong = |reason: &str| ConfigError::Database {
         // A URL may carry a password: only its scheme is repeated.
         scheme: url.split(':').next().unwrap_or_default().to_owned(),
         reason: reason.to_owned(),
     };
-    let lower = url.to_ascii_lowercase();
-    if lower.starts_with("postgres:") || lower.starts_with("postgresql:") {
-        return Err(wrong(
-            "PostgreSQL is not supported yet; leave DATABASE_URL unset, or write sqlite:PATH",
-        ));
-    }
     let rest = match url.split_once(':') {
         Some(("sqlite" | "file", rest)) => rest.strip_prefix("//").unwrap_or(rest),
         Some((scheme, _)) if !scheme.contains('/') && scheme.len() > 1 => {
             return Err(wrong(
-                "this kind of database is not supported; write sqlite:PATH, file:PATH or a path",
+                "this kind of database is not supported; write sqlite:PATH, postgres://.., or a path",
             ));
         }
         Some(_) | None => url,
@@ -132,7 +168,11 @@ mod tests {
             "sqlite:///data/x.db?mode=rwc",
         ] {
             let places = find(None, Some(url)).unwrap();
-            assert_eq!(places.database, Path::new("/data/x.db"), "{url}");
+            assert_eq!(
+                places.database.file(),
+                Some(Path::new("/data/x.db")),
+                "{url}"
+            );
             assert_eq!(places.data_dir, Path::new("/data"), "{url}");
         }
         let places = find(None, Some("x.db")).unwrap();
@@ -142,7 +182,7 @@ mod tests {
     #[test]
     fn without_a_url_the_database_lies_in_the_data_directory() {
         let places = find(Some("/d"), None).unwrap();
-        assert_eq!(places.database, Path::new("/d/dispatch.db"));
+        assert_eq!(places.database.file(), Some(Path::new("/d/dispatch.db")));
         let places = find(None, None).unwrap();
         assert_eq!(places.data_dir, Path::new("/home/me/.local/state/dispatch"));
     }
@@ -157,11 +197,18 @@ mod tests {
     }
 
     #[test]
+    fn o1_a_postgres_address_is_kept_whole_and_shown_without_its_password() {
+        let url = "postgres://me:hunter2@db/x";
+        let places = find(Some("/d"), Some(url)).unwrap();
+        assert_eq!(places.data_dir, Path::new("/d"));
+        assert_eq!(places.database, Database::Postgres(url.to_owned()));
+        assert!(!format!("{places:?}").contains("hunter2"));
+        let default = find(None, Some("PostgreSQL://db/x")).unwrap().data_dir;
+        assert_eq!(default, Path::new("/home/me/.local/state/dispatch"));
+    }
+
+    #[test]
     fn other_databases_are_refused_without_repeating_a_password() {
-        let error = find(None, Some("postgres://me:hunter2@db/x"))
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("not supported yet") && !error.contains("hunter2"));
         let error = find(None, Some("mysql://me:hunter2@db/x"))
             .unwrap_err()
             .to_string();

@@ -379,7 +379,7 @@ async fn one_history(seed: u64) {
                     hub.publish(event);
                 }
             }
-            7 => hub.poll_once(&*log).await,
+            7 => hub.poll_once(&*log, Timestamp(0)).await.unwrap(),
             8 if clients.len() > 3 => drop(clients.remove(0)),
             _ if !clients.is_empty() => {
                 let n = random.below(clients.len() as u64) as usize;
@@ -395,7 +395,7 @@ async fn one_history(seed: u64) {
         }
     }
     core.flush();
-    hub.poll_once(&*log).await;
+    hub.poll_once(&*log, Timestamp(0)).await.unwrap();
     for (mut follow, mut client) in clients {
         while client.cursor < log.last() || client.synced == 0 {
             client.takes(&follow.next().await.unwrap().unwrap());

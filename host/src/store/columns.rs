@@ -1,5 +1,4 @@
-//! Columns to values. Typed columns decide liveness, order and fencing; they
-//! parse without any payload, so that a turn can end whatever its payloads hold.
+//! Columns to values, from left to right.
 
 use dispatch_core::admission::{Head, WaiterKey};
 use dispatch_core::event::{AgentEvent, EventBody};
@@ -10,86 +9,22 @@ use dispatch_core::store::{
 };
 use dispatch_core::time::Timestamp;
 use dispatch_core::transcript::Usage;
-use rusqlite::Row;
-use rusqlite::types::ValueRef;
 
-/// What went wrong below a verb or a read.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
-    /// SQLite said no.
-    #[error("{}", explain(.0))]
-    Sqlite(#[from] rusqlite::Error),
-    /// A column holds what no build has written there.
-    #[error("column {column} of a stored row {problem}; restore a backup of the database")]
-    Column {
-        /// Its name in the statement.
-        column: String,
-        /// What is the matter.
-        problem: String,
-    },
-    /// A payload is damaged; nothing but its reader needs it.
-    #[error(
-        "{what} cannot be read back: {cause}; restore a backup, or go on in a new conversation"
-    )]
-    Payload {
-        /// Which.
-        what: String,
-        /// What the parser said.
-        cause: String,
-    },
-}
-
-fn explain(error: &rusqlite::Error) -> String {
-    use rusqlite::ErrorCode;
-    let remedy = match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => "; free some space on the disk that holds the database",
-        Some(ErrorCode::SystemIoFailure) => "; look at the disk that holds the database",
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            "; another program has the database locked, stop it"
-        }
-        Some(ErrorCode::ReadOnly) => "; make the database and its directory writable",
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            "; the file is damaged, restore a backup"
-        }
-        Some(_) | None => "",
-    };
-    format!("{error}{remedy}")
-}
-
-/// Numbers that are compared in SQL keep their order; what lies beyond the
-/// signed range (292 million years) is as good as never.
-pub(super) fn ordered(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-/// Numbers that are only kept keep all their bits.
-pub(super) fn bits(value: u64) -> i64 {
-    value.cast_signed()
-}
-
-pub(super) fn state_code(state: TurnState) -> i64 {
-    match state {
-        TurnState::Blocked => 0,
-        TurnState::Parked => 1,
-        TurnState::Streaming => 2,
-        TurnState::Tools => 3,
-        TurnState::Ended => 4,
-    }
-}
+use super::cells::{Fault, Row, Value};
 
 /// Reads a row's columns from left to right.
 pub(super) struct Columns<'r> {
-    row: &'r Row<'r>,
+    row: &'r dyn Row,
     next: usize,
 }
 
 impl<'r> Columns<'r> {
-    pub(super) fn of(row: &'r Row<'r>) -> Columns<'r> {
+    pub(super) fn of(row: &'r dyn Row) -> Columns<'r> {
         Columns { row, next: 0 }
     }
 
-    fn value(&mut self) -> Result<ValueRef<'r>, Fault> {
-        let value = self.row.get_ref(self.next)?;
+    fn value(&mut self) -> Result<Value<'r>, Fault> {
+        let value = self.row.value(self.next)?;
         self.next += 1;
         Ok(value)
     }
@@ -97,20 +32,17 @@ impl<'r> Columns<'r> {
     /// About the column read last.
     fn bad(&self, problem: impl Into<String>) -> Fault {
         let last = self.next.saturating_sub(1);
-        let column = self.row.as_ref().column_name(last).unwrap_or("?");
         Fault::Column {
-            column: column.to_owned(),
+            column: self.row.column(last),
             problem: problem.into(),
         }
     }
 
     fn opt_i64(&mut self) -> Result<Option<i64>, Fault> {
         match self.value()? {
-            ValueRef::Null => Ok(None),
-            ValueRef::Integer(value) => Ok(Some(value)),
-            ValueRef::Real(_) | ValueRef::Text(_) | ValueRef::Blob(_) => {
-                Err(self.bad("is no integer"))
-            }
+            Value::Null => Ok(None),
+            Value::Int(value) => Ok(Some(value)),
+            Value::Bytes(_) | Value::Odd => Err(self.bad("is no integer")),
         }
     }
 
@@ -143,11 +75,9 @@ impl<'r> Columns<'r> {
     /// Damaged UTF-8 is shown as such rather than withheld.
     fn opt_text(&mut self) -> Result<Option<String>, Fault> {
         match self.value()? {
-            ValueRef::Null => Ok(None),
-            ValueRef::Text(text) | ValueRef::Blob(text) => {
-                Ok(Some(String::from_utf8_lossy(text).into_owned()))
-            }
-            ValueRef::Integer(_) | ValueRef::Real(_) => Err(self.bad("is no text")),
+            Value::Null => Ok(None),
+            Value::Bytes(text) => Ok(Some(String::from_utf8_lossy(text).into_owned())),
+            Value::Int(_) | Value::Odd => Err(self.bad("is no text")),
         }
     }
 
@@ -163,16 +93,14 @@ impl<'r> Columns<'r> {
         I::try_from(&text).map_err(|cause| self.bad(format!("is no id: {cause}")))
     }
 
-    fn opt_turn(&mut self) -> Result<Option<TurnId>, Fault> {
+    pub(super) fn opt_turn(&mut self) -> Result<Option<TurnId>, Fault> {
         match self.value()? {
-            ValueRef::Null => Ok(None),
-            ValueRef::Blob(bytes) => match <[u8; 16]>::try_from(bytes) {
+            Value::Null => Ok(None),
+            Value::Bytes(bytes) => match <[u8; 16]>::try_from(bytes) {
                 Ok(bytes) => Ok(Some(TurnId(u128::from_be_bytes(bytes)))),
                 Err(_) => Err(self.bad("is no turn id")),
             },
-            ValueRef::Integer(_) | ValueRef::Real(_) | ValueRef::Text(_) => {
-                Err(self.bad("is no turn id"))
-            }
+            Value::Int(_) | Value::Odd => Err(self.bad("is no turn id")),
         }
     }
 
@@ -191,7 +119,7 @@ impl<'r> Columns<'r> {
         }
     }
 
-    pub(super) fn turn(mut self) -> Result<TurnRow, Fault> {
+    pub(super) fn turn(&mut self) -> Result<TurnRow, Fault> {
         Ok(TurnRow {
             turn: self.turn_id()?,
             conversation: self.id()?,
@@ -271,7 +199,7 @@ impl<'r> Columns<'r> {
         }))
     }
 
-    pub(super) fn head(mut self) -> Result<Head, Fault> {
+    pub(super) fn head(&mut self) -> Result<Head, Fault> {
         Ok(Head {
             turn: self.turn_id()?,
             key: self.key()?,
@@ -279,7 +207,7 @@ impl<'r> Columns<'r> {
         })
     }
 
-    pub(super) fn conversation(mut self) -> Result<ConversationRow, Fault> {
+    pub(super) fn conversation(&mut self) -> Result<ConversationRow, Fault> {
         Ok(ConversationRow {
             id: self.id()?,
             workspace: self.id()?,
@@ -296,18 +224,18 @@ impl<'r> Columns<'r> {
         })
     }
 
-    pub(super) fn workspace(mut self) -> Result<WorkspaceRow, Fault> {
+    pub(super) fn workspace(&mut self) -> Result<WorkspaceRow, Fault> {
         Ok(WorkspaceRow {
             slug: self.id::<Slug>()?,
             title: self.opt_text()?,
             // Absent or odd is false (C3).
-            starred: matches!(self.value()?, ValueRef::Integer(1)),
+            starred: matches!(self.value()?, Value::Int(1)),
             cwd: self.opt_text()?,
             created_at: self.at()?,
         })
     }
 
-    pub(super) fn provider(mut self) -> Result<ProviderRow, Fault> {
+    pub(super) fn provider(&mut self) -> Result<ProviderRow, Fault> {
         Ok(ProviderRow {
             id: self.id::<ProviderId>()?,
             version: self.ordered()?,
@@ -325,7 +253,7 @@ impl<'r> Columns<'r> {
         })
     }
 
-    pub(super) fn item(mut self) -> Result<ItemRow, Fault> {
+    pub(super) fn item(&mut self) -> Result<ItemRow, Fault> {
         let (conversation, ordinal) = (self.id::<ConversationId>()?, self.ordered()?);
         let (n, turn, json) = (self.u32()?, self.turn_id()?, self.text()?);
         let item = serde_json::from_str(&json).map_err(|cause| Fault::Payload {
@@ -341,7 +269,7 @@ impl<'r> Columns<'r> {
         })
     }
 
-    pub(super) fn event(mut self) -> Result<AgentEvent, Fault> {
+    pub(super) fn event(&mut self) -> Result<AgentEvent, Fault> {
         let (json, conversation, seq) = (self.text()?, self.text()?, self.ordered()?);
         AgentEvent::from_json(&json).map_err(|cause| Fault::Payload {
             what: format!("event {seq} of conversation {conversation}"),
@@ -351,7 +279,7 @@ impl<'r> Columns<'r> {
 
     /// An event for a follower: one that cannot be read back must not hide
     /// those around it, so a readable stand-in takes its place in the log.
-    pub(super) fn event_or_stand_in(mut self) -> Result<AgentEvent, Fault> {
+    pub(super) fn event_or_stand_in(&mut self) -> Result<AgentEvent, Fault> {
         let (json, conversation, seq) = (self.text()?, self.text()?, self.ordered()?);
         let (turn, terminal) = (self.turn_id()?, self.i64()? != 0);
         let cause = match AgentEvent::from_json(&json) {
@@ -382,7 +310,7 @@ impl<'r> Columns<'r> {
         })
     }
 
-    pub(super) fn call(mut self) -> Result<CallRow, Fault> {
+    pub(super) fn call(&mut self) -> Result<CallRow, Fault> {
         Ok(CallRow {
             turn: self.turn_id()?,
             step: self.u32()?,
@@ -399,7 +327,7 @@ impl<'r> Columns<'r> {
         })
     }
 
-    pub(super) fn segment(mut self) -> Result<Segment, Fault> {
+    pub(super) fn segment(&mut self) -> Result<Segment, Fault> {
         Ok(Segment {
             turn: self.turn_id()?,
             epoch: Epoch(self.ordered()?),

@@ -9,9 +9,8 @@ use dispatch_core::store::{
 };
 use dispatch_core::time::Timestamp;
 
-use super::columns::{Columns, Fault};
-use super::sql;
-use super::tx::SqlTx;
+use super::cells::Fault;
+use super::columns::Columns;
 
 /// The tables, keyed as `dispatch_core::store::Model` keys them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,71 +39,64 @@ pub struct Dump {
     pub releases: BTreeMap<ProviderId, Vec<Timestamp>>,
 }
 
-pub(super) fn dump(tx: &mut SqlTx<'_>) -> Result<Dump, Fault> {
+/// Reads whole tables: for comparisons and inspection only.
+pub(super) trait Tables {
+    /// Every row that the statement names, in its order.
+    fn all<T>(
+        &mut self,
+        select: &'static str,
+        read: impl Fn(Columns<'_>) -> Result<T, Fault>,
+    ) -> Result<Vec<T>, Fault>;
+    /// Every turn.
+    fn all_turns(&mut self) -> Result<Vec<TurnRow>, Fault>;
+}
+
+pub(super) fn dump(tables: &mut impl Tables) -> Result<Dump, Fault> {
     let mut dump = Dump::default();
-    for row in tx.many(
-        "SELECT id, workspace, title, created_at, last_activity_at, provider, model, \
-        cwd, last_seq, turn, epoch, next_ordinal FROM conversations",
-        [],
-        |row| Columns::of(row).conversation(),
-    )? {
+    let select = "SELECT id, workspace, title, created_at, last_activity_at, provider, model, \
+        cwd, last_seq, turn, epoch, next_ordinal FROM conversations";
+    for row in tables.all(select, |mut row| row.conversation())? {
         dump.conversations.insert(row.id.clone(), row);
     }
-    for row in tx.many(sql::DUMP_TURNS, [], |row| Columns::of(row).turn())? {
+    for row in tables.all_turns()? {
         dump.turns.insert(row.turn, row);
     }
-    for row in tx.many(
-        "SELECT slug, title, starred, cwd, created_at FROM workspaces",
-        [],
-        |row| Columns::of(row).workspace(),
-    )? {
+    let select = "SELECT slug, title, starred, cwd, created_at FROM workspaces";
+    for row in tables.all(select, |mut row| row.workspace())? {
         dump.workspaces.insert(row.slug.clone(), row);
     }
-    for row in tx.many(sql::PROVIDERS, [], |row| Columns::of(row).provider())? {
+    let select = "SELECT id, version, stream_limit, configured_limit, cooldown_ms, fair \
+        FROM providers";
+    for row in tables.all(select, |mut row| row.provider())? {
         dump.providers.insert(row.id.clone(), row);
     }
-    dump.keys
-        .extend(tx.many("SELECT key, digest, turn FROM keys", [], |row| {
-            let mut columns = Columns::of(row);
-            Ok((columns.text()?, columns.key_row()?))
-        })?);
-    for event in tx.many("SELECT json, conversation, seq FROM events", [], |row| {
-        Columns::of(row).event()
-    })? {
+    let keys = tables.all("SELECT key, digest, turn FROM keys", |mut row| {
+        Ok((row.text()?, row.key_row()?))
+    })?;
+    dump.keys.extend(keys);
+    let select = "SELECT json, conversation, seq FROM events";
+    for event in tables.all(select, |mut row| row.event())? {
         let seq = event.seq.unwrap_or(0);
         dump.events.insert((event.conversation.clone(), seq), event);
     }
-    dump.markers
-        .extend(tx.many("SELECT turn FROM markers", [], |row| {
-            Columns::of(row).turn_id()
-        })?);
-    for row in tx.many(
-        "SELECT conversation, ordinal, n, turn, item FROM items",
-        [],
-        |row| Columns::of(row).item(),
-    )? {
-        dump.items
-            .insert((row.conversation.clone(), row.ordinal, row.n), row);
+    let markers = tables.all("SELECT turn FROM markers", |mut row| row.turn_id())?;
+    dump.markers.extend(markers);
+    let select = "SELECT conversation, ordinal, n, turn, item FROM items";
+    for row in tables.all(select, |mut row| row.item())? {
+        let place = (row.conversation.clone(), row.ordinal, row.n);
+        dump.items.insert(place, row);
     }
-    for row in tx.many(
-        "SELECT turn, step, n, call_id, name, input, state, started_epoch FROM calls",
-        [],
-        |row| Columns::of(row).call(),
-    )? {
+    let select = "SELECT turn, step, n, call_id, name, input, state, started_epoch FROM calls";
+    for row in tables.all(select, |mut row| row.call())? {
         dump.calls.insert((row.turn, row.step, row.n), row);
     }
-    for segment in tx.many(
-        "SELECT turn, epoch, step, text_offset, text, reasoning_offset, reasoning \
-        FROM segments ORDER BY n",
-        [],
-        |row| Columns::of(row).segment(),
-    )? {
+    let select = "SELECT turn, epoch, step, text_offset, text, reasoning_offset, reasoning \
+        FROM segments ORDER BY n";
+    for segment in tables.all(select, |mut row| row.segment())? {
         dump.segments.entry(segment.turn).or_default().push(segment);
     }
-    for (provider, at) in tx.many("SELECT provider, at FROM releases ORDER BY at", [], |row| {
-        let mut columns = Columns::of(row);
-        Ok((columns.id()?, columns.at()?))
-    })? {
+    let select = "SELECT provider, at FROM releases ORDER BY at";
+    for (provider, at) in tables.all(select, |mut row| Ok((row.id()?, row.at()?)))? {
         dump.releases.entry(provider).or_default().push(at);
     }
     Ok(dump)

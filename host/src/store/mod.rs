@@ -6,19 +6,13 @@
 //! each, and answers only what is on the disk; a few read-only connections
 //! serve everything that only reads.
 
+mod cells;
 mod columns;
 mod dump;
-mod lock;
+mod postgres;
 mod queue;
 mod read;
-mod schema;
-mod sql;
 mod sqlite;
-#[cfg(test)]
-mod tests;
-mod time;
-mod tx;
-mod writer;
 
 use dispatch_core::event::AgentEvent;
 use dispatch_core::ids::{ConversationId, Seq, Slug, TurnId};
@@ -28,9 +22,8 @@ use dispatch_core::store::{
 use futures_util::future::BoxFuture;
 
 pub use dump::Dump;
-pub use lock::{DirLock, LockError};
-pub use schema::OpenError;
-pub use sqlite::{Durability, Options, SqliteStore};
+pub use postgres::{PostgresOpenError, PostgresOptions, PostgresStore};
+pub use sqlite::{DirLock, Durability, LockError, OpenError, Options, SqliteStore};
 
 /// Takes the answer to a verb.
 pub type Done = Box<dyn FnOnce(Outcome) + Send>;
@@ -60,6 +53,22 @@ pub trait Store: Send + Sync + 'static {
         id: &ConversationId,
     ) -> BoxFuture<'_, Result<Option<ConversationRow>, ReadError>>;
 
+    /// How far the logs of these conversations go; unknown ones are left out.
+    fn heads(&self, ids: Vec<ConversationId>) -> BoxFuture<'_, Result<Vec<LogHead>, ReadError>> {
+        Box::pin(async move {
+            let mut heads = Vec::with_capacity(ids.len());
+            for id in ids {
+                heads.extend(self.conversation(&id).await?.map(LogHead::from));
+            }
+            Ok(heads)
+        })
+    }
+
+    /// Other replicas write here too: what they do is seen only by looking.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// A turn, with its end and its place in line.
     fn turn(&self, id: TurnId) -> BoxFuture<'_, Result<Option<TurnView>, ReadError>>;
 
@@ -79,6 +88,27 @@ pub trait Store: Send + Sync + 'static {
     /// Carries out what is queued, refuses what comes later, and leaves the
     /// database in one file.
     fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// How far a conversation's log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogHead {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Its last sequence number.
+    pub last_seq: Seq,
+    /// The turn that owns it.
+    pub turn: Option<TurnId>,
+}
+
+impl From<ConversationRow> for LogHead {
+    fn from(row: ConversationRow) -> LogHead {
+        LogHead {
+            conversation: row.id,
+            last_seq: row.last_seq,
+            turn: row.turn,
+        }
+    }
 }
 
 /// A turn as clients see it.

@@ -79,7 +79,7 @@ impl House {
         let settings = settings(&self.plan, &self.data_dir)?;
         let clock = Arc::new(SimClock::new(self.log.now_ms()));
         let store = SqliteStore::inline(
-            &settings.places.database,
+            settings.places.database.file().expect("a file"),
             clock.clone(),
             Durability::ProcessCrashOnly,
         )?;

@@ -9,8 +9,8 @@ use dispatch_core::store::FORMAT;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+use super::Durability;
 use super::lock::LockError;
-use super::sqlite::Durability;
 
 /// Marks a file as ours: "DSPT".
 const APPLICATION_ID: i64 = 0x4453_5054;

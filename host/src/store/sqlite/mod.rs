@@ -1,5 +1,15 @@
 //! [`SqliteStore`]: threads and queues around the writer and the readers.
 
+mod lock;
+mod reader;
+mod schema;
+mod sql;
+#[cfg(test)]
+mod tests;
+mod time;
+mod tx;
+mod writer;
+
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -8,22 +18,25 @@ use std::sync::{Arc, Mutex};
 
 use dispatch_core::event::AgentEvent;
 use dispatch_core::ids::{ConversationId, Seq, Slug, TurnId};
-use dispatch_core::store::{ConversationRow, Outcome, Segment, StoreFault, Verb, WorkspaceRow};
+use dispatch_core::store::{ConversationRow, Outcome, Segment, StoreFault, Tx, Verb, WorkspaceRow};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 
-use super::columns::Fault;
+use self::reader::Reader;
+use self::schema::open_writer;
+use self::time::StoreTime;
+use self::tx::SqlTx;
+use self::writer::{Writer, last_store_time};
+use super::cells::Fault;
 use super::dump::{self, Dump};
-use super::lock::DirLock;
 use super::queue::{Queue, Refused, locked, queue};
-use super::read::{self, Reader};
-use super::schema::{OpenError, open_writer};
-use super::time::StoreTime;
-use super::tx::SqlTx;
-use super::writer::{Writer, last_store_time};
+use super::read::{self, Reads};
 use super::{Done, ProviderView, ReadError, Store, TurnView};
 use crate::clock::Clock;
+
+pub use self::lock::{DirLock, LockError};
+pub use self::schema::OpenError;
 
 /// Verbs of one commit at most.
 const GROUP: usize = 256;
@@ -174,7 +187,7 @@ impl SqliteStore {
     /// # Errors
     /// [`ReadError`]; also when any payload cannot be read back.
     pub fn dump(&self) -> BoxFuture<'_, Result<Dump, ReadError>> {
-        self.read(dump::dump)
+        self.read(|tx| dump::dump(tx))
     }
 
     fn read<T: Send + 'static>(
@@ -246,7 +259,7 @@ impl Store for SqliteStore {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<AgentEvent>, ReadError>> {
         let id = conversation.clone();
-        self.read(move |tx| read::events(tx, &id, after, limit))
+        self.read(move |tx| tx.events_after(&id, after, limit))
     }
 
     fn conversation(
@@ -254,7 +267,7 @@ impl Store for SqliteStore {
         id: &ConversationId,
     ) -> BoxFuture<'_, Result<Option<ConversationRow>, ReadError>> {
         let id = id.clone();
-        self.read(move |tx| read::conversation(tx, &id))
+        self.read(move |tx| tx.conversation(&id))
     }
 
     fn turn(&self, id: TurnId) -> BoxFuture<'_, Result<Option<TurnView>, ReadError>> {
@@ -271,15 +284,15 @@ impl Store for SqliteStore {
 
     fn workspace(&self, slug: &Slug) -> BoxFuture<'_, Result<Option<WorkspaceRow>, ReadError>> {
         let slug = slug.clone();
-        self.read(move |tx| read::workspace(tx, &slug))
+        self.read(move |tx| tx.workspace(&slug))
     }
 
     fn providers(&self) -> BoxFuture<'_, Result<Vec<ProviderView>, ReadError>> {
-        self.read(read::providers)
+        self.read(|tx| read::providers(tx))
     }
 
     fn segments(&self, turn: TurnId) -> BoxFuture<'_, Result<Vec<Segment>, ReadError>> {
-        self.read(move |tx| read::segments(tx, turn))
+        self.read(move |tx| tx.segments(turn))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -372,4 +385,22 @@ fn answer(done: Done, outcome: Outcome) {
     if catch_unwind(AssertUnwindSafe(|| done(outcome))).is_err() {
         tracing::error!("whoever was to hear a verb's outcome panicked");
     }
+}
+
+/// What SQLite says, and what to do about it.
+pub(super) fn explain(error: &rusqlite::Error) -> String {
+    use rusqlite::ErrorCode;
+    let remedy = match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => "; free some space on the disk that holds the database",
+        Some(ErrorCode::SystemIoFailure) => "; look at the disk that holds the database",
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            "; another program has the database locked, stop it"
+        }
+        Some(ErrorCode::ReadOnly) => "; make the database and its directory writable",
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            "; the file is damaged, restore a backup"
+        }
+        Some(_) | None => "",
+    };
+    format!("{error}{remedy}")
 }

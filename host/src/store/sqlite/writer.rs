@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use dispatch_core::store::{Outcome, Reply, StoreFault, Verb, apply};
 use dispatch_core::time::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
-use super::columns::{Fault, ordered};
+use super::super::cells::{Fault, at};
+use super::Durability;
 use super::schema::{OpenError, open_writer};
 use super::sql;
-use super::sqlite::Durability;
 use super::time::StoreTime;
 use super::tx::SqlTx;
 
@@ -187,8 +187,7 @@ impl Batch<'_> {
     }
 
     fn commit(&mut self) -> Result<(), Fault> {
-        let now = ordered(self.tx.now.0);
-        self.tx.write(sql::PUT_STORE_TIME, params![now])?;
+        self.tx.write(sql::PUT_STORE_TIME, [at(self.tx.now)])?;
         self.tx.write("COMMIT", [])?;
         Ok(())
     }

@@ -15,9 +15,10 @@ use dispatch_core::time::Timestamp;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::read::{self, Reader};
+use super::super::read::{self, Reads};
+use super::Durability;
+use super::reader::Reader;
 use super::schema::open_writer;
-use super::sqlite::Durability;
 use super::time::StoreTime;
 use super::writer::Writer;
 use crate::clock::SystemClock;
@@ -270,9 +271,9 @@ fn l2_an_unreadable_event_hides_no_other_and_keeps_no_turn_from_its_end() {
     rig.sql("UPDATE events SET json = 'x' WHERE kind = 'turn-start'");
     assert!(matches!(rig.one(abort(1)), Ok(Reply::Ended { .. })));
     let id = ConversationId::try_from("c-1").unwrap();
-    let after = rig.reader.read(|tx| read::events(tx, &id, 1, 10)).unwrap();
+    let after = rig.reader.read(|tx| tx.events_after(&id, 1, 10)).unwrap();
     assert!(after.last().unwrap().is_terminal());
-    let whole = rig.reader.read(|tx| read::events(tx, &id, 0, 10)).unwrap();
+    let whole = rig.reader.read(|tx| tx.events_after(&id, 0, 10)).unwrap();
     assert_eq!(whole.len(), 2);
     let EventBody::Warning { code, message } = &whole[0].body else {
         panic!("{:?}", whole[0]);

@@ -1,0 +1,583 @@
+//! [`Tx`] over one PostgreSQL transaction: READ COMMITTED, and whatever a verb
+//! decides on is locked before it is read. Order of locks: workspace, provider,
+//! conversation, turn.
+
+use std::collections::BTreeMap;
+
+use dispatch_core::admission::Head;
+use dispatch_core::event::AgentEvent;
+use dispatch_core::ids::{ConversationId, ProviderId, Seq, Slug, TurnId};
+use dispatch_core::store::{
+    CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, Segment, TurnRow, Tx, Verb,
+    WorkspaceRow,
+};
+use dispatch_core::time::Timestamp;
+
+use super::super::LogHead;
+use super::super::cells::{self, Cell, Fault, at, count, flag, name, ordered, small, text};
+use super::super::columns::Columns;
+use super::super::dump::Tables;
+use super::super::read::Reads;
+use super::census::Census;
+use super::sql;
+use super::wire::{Param, Wire};
+
+/// Longer than a verb between two of its statements: a stopped server must not
+/// hold a row for ever. And the longest that one verb waits for another.
+const LIMITS: &str = "SET LOCAL search_path TO dispatch; \
+    SET LOCAL idle_in_transaction_session_timeout = '5s'; \
+    SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = '20s'";
+
+/// What reading takes for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Locks {
+    /// Conversations and turns.
+    turns: bool,
+    providers: bool,
+    /// Against a change, or to change it.
+    workspaces: Option<ForWorkspace>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ForWorkspace {
+    Keep,
+    Change,
+}
+
+impl Locks {
+    const NONE: Locks = Locks {
+        turns: false,
+        providers: false,
+        workspaces: None,
+    };
+
+    fn of(verb: &Verb) -> Locks {
+        if verb.is_read() {
+            return Locks::NONE;
+        }
+        Locks {
+            turns: true,
+            providers: matches!(
+                verb,
+                Verb::Boot(_) | Verb::ApplyGrants(_) | Verb::Star { .. } | Verb::SetLimit { .. }
+            ),
+            workspaces: match verb {
+                Verb::Star { .. } | Verb::PutWorkspace { .. } => Some(ForWorkspace::Change),
+                Verb::Accept(_) => Some(ForWorkspace::Keep),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// See the module's page.
+pub(super) struct PgTx<'w> {
+    wire: &'w mut Wire,
+    now: Timestamp,
+    locks: Locks,
+    /// As this transaction has read and changed them; what is here is locked,
+    /// where reading locks.
+    turns: BTreeMap<TurnId, Option<TurnRow>>,
+    conversations: BTreeMap<ConversationId, Option<ConversationRow>>,
+    providers: BTreeMap<ProviderId, bool>,
+    workspaces: BTreeMap<Slug, bool>,
+    census: &'w Census,
+    /// Markers armed less markers taken.
+    markers: i64,
+}
+
+fn params<'a>(cells: impl IntoIterator<Item = Cell<'a>>) -> Vec<Param> {
+    let cells = cells.into_iter();
+    cells.map(|cell| Param::One(cell.into_owned())).collect()
+}
+
+impl<'w> PgTx<'w> {
+    /// Begins the transaction of a verb. Store time is the database's, unless
+    /// `now` is given.
+    pub(super) fn of_verb(
+        wire: &'w mut Wire,
+        census: &'w Census,
+        verb: &Verb,
+        now: Option<Timestamp>,
+    ) -> Result<PgTx<'w>, Fault> {
+        let tx = PgTx::begin(wire, census, Locks::of(verb), now)?;
+        if let Verb::Accept(accept) = verb {
+            let default = Slug::default_workspace();
+            let slug = accept.workspace.as_ref().unwrap_or(&default);
+            let cells = [name(accept.conversation.as_str()), name(slug.as_str())];
+            let read = |mut row: Columns<'_>| row.text();
+            tx.wire
+                .rows(sql::WORKSPACE_OF_ACCEPT, params(cells), read)?;
+        }
+        Ok(tx)
+    }
+
+    /// Begins a transaction in which all is of one moment, and nothing is changed.
+    pub(super) fn of_read(
+        wire: &'w mut Wire,
+        census: &'w Census,
+        now: Option<Timestamp>,
+    ) -> Result<PgTx<'w>, Fault> {
+        PgTx::begin(wire, census, Locks::NONE, now)
+    }
+
+    /// Begins a transaction for what must be done from time to time.
+    pub(super) fn of_upkeep(
+        wire: &'w mut Wire,
+        census: &'w Census,
+        now: Option<Timestamp>,
+    ) -> Result<PgTx<'w>, Fault> {
+        let locks = Locks {
+            turns: true,
+            ..Locks::NONE
+        };
+        PgTx::begin(wire, census, locks, now)
+    }
+
+    fn begin(
+        wire: &'w mut Wire,
+        census: &'w Census,
+        locks: Locks,
+        now: Option<Timestamp>,
+    ) -> Result<PgTx<'w>, Fault> {
+        let begin = match locks.turns {
+            true => "BEGIN ISOLATION LEVEL READ COMMITTED",
+            false => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        };
+        let begin = format!("{begin}; {LIMITS}");
+        let now = match now {
+            Some(now) => {
+                wire.batch_later(begin);
+                now
+            }
+            None => {
+                wire.batch_later(begin);
+                let read = |mut row: Columns<'_>| row.at();
+                let now = wire.rows(sql::NOW, Vec::new(), read)?;
+                now.first().copied().unwrap_or_default()
+            }
+        };
+        Ok(PgTx {
+            wire,
+            now,
+            locks,
+            turns: BTreeMap::new(),
+            conversations: BTreeMap::new(),
+            providers: BTreeMap::new(),
+            workspaces: BTreeMap::new(),
+            census,
+            markers: 0,
+        })
+    }
+
+    /// Makes it durable. After an error nobody knows, unless the server itself
+    /// has refused a statement.
+    pub(super) fn commit(self) -> Result<(), Fault> {
+        self.wire.batch("COMMIT".to_owned())?;
+        self.census.add(self.markers);
+        Ok(())
+    }
+
+    /// Nothing of it lands.
+    pub(super) fn roll_back(self) -> Result<(), Fault> {
+        self.wire.forget();
+        self.wire.batch("ROLLBACK".to_owned())
+    }
+
+    fn write<'a>(
+        &mut self,
+        sql: &'static str,
+        cells: impl IntoIterator<Item = Cell<'a>>,
+    ) -> Result<(), Fault> {
+        self.wire.write(sql, params(cells))
+    }
+
+    fn many<'a, T>(
+        &mut self,
+        sql: &'static str,
+        cells: impl IntoIterator<Item = Cell<'a>>,
+        read: impl FnMut(Columns<'_>) -> Result<T, Fault>,
+    ) -> Result<Vec<T>, Fault> {
+        self.wire.rows(sql, params(cells), read)
+    }
+
+    fn one<'a, T>(
+        &mut self,
+        sql: &'static str,
+        cells: impl IntoIterator<Item = Cell<'a>>,
+        read: impl FnMut(Columns<'_>) -> Result<T, Fault>,
+    ) -> Result<Option<T>, Fault> {
+        Ok(self.many(sql, cells, read)?.into_iter().next())
+    }
+
+    fn number<'a>(
+        &mut self,
+        sql: &'static str,
+        cells: impl IntoIterator<Item = Cell<'a>>,
+    ) -> Result<u64, Fault> {
+        let number = self.one(sql, cells, |mut row| row.ordered())?;
+        Ok(number.unwrap_or(0))
+    }
+
+    /// Moves what has come due into the line of the due ones, some at a time;
+    /// what somebody holds waits for the next time.
+    pub(super) fn notice_due(&mut self) -> Result<(), Fault> {
+        const AT_ONCE: usize = 1_024;
+        let cells = [at(self.now), count(AT_ONCE)];
+        self.write(sql::NOTICE_DUE, cells)
+    }
+
+    /// How far logs go.
+    pub(super) fn heads(&mut self, ids: &[ConversationId]) -> Result<Vec<LogHead>, Fault> {
+        let ids = ids.iter().map(|id| id.as_str().to_owned()).collect();
+        let read = |mut row: Columns<'_>| {
+            Ok(LogHead {
+                conversation: row.id()?,
+                last_seq: row.ordered()?,
+                turn: row.opt_turn()?,
+            })
+        };
+        self.wire.rows(sql::HEADS, vec![Param::Names(ids)], read)
+    }
+
+    /// Forgets slots that were left long ago.
+    pub(super) fn forget_releases(&mut self, kept_ms: u64) -> Result<(), Fault> {
+        self.write(sql::FORGET_RELEASES, [at(self.now - kept_ms)])
+    }
+
+    fn keep(&mut self, (turn, conversation): (TurnRow, ConversationRow)) {
+        let id = conversation.id.clone();
+        self.conversations.insert(id, Some(conversation));
+        self.turns.insert(turn.turn, Some(turn));
+    }
+}
+
+fn both(mut row: Columns<'_>) -> Result<(TurnRow, ConversationRow), Fault> {
+    Ok((row.turn()?, row.conversation()?))
+}
+
+impl Tx for PgTx<'_> {
+    type Error = Fault;
+
+    fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    fn foresee(&mut self, turns: &[TurnId]) -> Result<(), Fault> {
+        if turns.is_empty() {
+            return Ok(());
+        }
+        let ids = turns.iter().map(|turn| turn.0.to_be_bytes().to_vec());
+        let ids = vec![Param::Many(ids.collect())];
+        let sql = match self.locks.turns {
+            true => sql::TURNS_LOCKED,
+            false => sql::TURNS,
+        };
+        for turn in turns {
+            self.turns.insert(*turn, None);
+        }
+        for row in self.wire.rows(sql, ids, both)? {
+            self.keep(row);
+        }
+        Ok(())
+    }
+
+    fn conversation(&mut self, id: &ConversationId) -> Result<Option<ConversationRow>, Fault> {
+        if let Some(known) = self.conversations.get(id) {
+            return Ok(known.clone());
+        }
+        let sql = match self.locks.turns {
+            true => sql::CONVERSATION_LOCKED,
+            false => sql::CONVERSATION,
+        };
+        let row = self.one(sql, [name(id.as_str())], |mut row| row.conversation())?;
+        self.conversations.insert(id.clone(), row.clone());
+        Ok(row)
+    }
+
+    fn put_conversation(&mut self, row: &ConversationRow) -> Result<(), Fault> {
+        let is_known = matches!(self.conversations.get(&row.id), Some(Some(_)));
+        let sql = match is_known {
+            true => sql::UPDATE_CONVERSATION,
+            false => sql::INSERT_CONVERSATION,
+        };
+        self.write(sql, cells::conversation(row))?;
+        self.conversations.insert(row.id.clone(), Some(row.clone()));
+        Ok(())
+    }
+
+    fn turn(&mut self, id: TurnId) -> Result<Option<TurnRow>, Fault> {
+        if let Some(known) = self.turns.get(&id) {
+            return Ok(known.clone());
+        }
+        let sql = match self.locks.turns {
+            true => sql::TURN_LOCKED,
+            false => sql::TURN,
+        };
+        let Some((turn, conversation)) = self.one(sql, [cells::turn_id(id)], both)? else {
+            self.turns.insert(id, None);
+            return Ok(None);
+        };
+        // What this transaction has changed of the conversation it has told.
+        self.keep((turn.clone(), conversation));
+        Ok(Some(turn))
+    }
+
+    fn put_turn(&mut self, row: &TurnRow) -> Result<(), Fault> {
+        let is_known = matches!(self.turns.get(&row.turn), Some(Some(_)));
+        let sql = match is_known {
+            true => sql::UPDATE_TURN,
+            false => sql::INSERT_TURN,
+        };
+        self.write(sql, cells::turn(row, self.now))?;
+        self.turns.insert(row.turn, Some(row.clone()));
+        Ok(())
+    }
+
+    fn open_turns_of(&mut self, id: &ConversationId) -> Result<Vec<TurnId>, Fault> {
+        self.many(sql::OPEN_TURNS_OF, [name(id.as_str())], |mut row| {
+            row.turn_id()
+        })
+    }
+
+    fn open_turns_in(&mut self, slug: &Slug) -> Result<Vec<TurnId>, Fault> {
+        self.many(sql::OPEN_TURNS_IN, [name(slug.as_str())], |mut row| {
+            row.turn_id()
+        })
+    }
+
+    fn owned_by(&mut self, node: &str) -> Result<Vec<TurnId>, Fault> {
+        self.many(sql::OWNED_BY, [name(node)], |mut row| row.turn_id())
+    }
+
+    fn lapsed(&mut self, now: Timestamp) -> Result<Option<TurnId>, Fault> {
+        self.one(sql::LAPSED, [at(now)], |mut row| row.turn_id())
+    }
+
+    fn open_turns(&mut self) -> Result<u64, Fault> {
+        if let Some(known) = self.census.recent() {
+            return Ok(known.saturating_add_signed(self.markers));
+        }
+        let counted = self.number(sql::COUNT_MARKERS, [])?;
+        self.census
+            .counted(counted.saturating_add_signed(-self.markers));
+        Ok(counted)
+    }
+
+    fn waiters(
+        &mut self,
+        provider: &ProviderId,
+        starred: bool,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Head>, Fault> {
+        let (provider, unstarred) = (name(provider.as_str()), flag(!starred));
+        let due = [provider.clone(), unstarred.clone(), count(limit)];
+        let newly_due = [provider, unstarred, at(now), count(limit)];
+        let mut heads = self.many(sql::WAITERS_DUE, due, |mut row| row.head())?;
+        heads.extend(self.many(sql::WAITERS_NEWLY_DUE, newly_due, |mut row| row.head())?);
+        heads.sort_by_key(|head| (head.key.started_at, head.key.seq));
+        heads.truncate(limit);
+        Ok(heads)
+    }
+
+    fn next_due(
+        &mut self,
+        provider: &ProviderId,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, Fault> {
+        let cells = [name(provider.as_str()), at(now)];
+        let due = self.one(sql::NEXT_DUE, cells, |mut row| row.opt_at())?;
+        Ok(due.flatten())
+    }
+
+    fn streaming(&mut self, provider: &ProviderId) -> Result<u32, Fault> {
+        let count = self.number(sql::STREAMING, [name(provider.as_str())])?;
+        Ok(u32::try_from(count).unwrap_or(u32::MAX))
+    }
+
+    fn put_release(&mut self, provider: &ProviderId, when: Timestamp) -> Result<(), Fault> {
+        self.write(sql::PUT_RELEASE, [name(provider.as_str()), at(when)])
+    }
+
+    fn releases_after(
+        &mut self,
+        provider: &ProviderId,
+        since: Timestamp,
+    ) -> Result<Vec<Timestamp>, Fault> {
+        let cells = [name(provider.as_str()), at(since)];
+        self.many(sql::RELEASES_AFTER, cells, |mut row| row.at())
+    }
+
+    fn next_waiter_seq(&mut self) -> Result<u64, Fault> {
+        self.number(sql::NEXT_WAITER_SEQ, [])
+    }
+
+    fn provider(&mut self, id: &ProviderId) -> Result<Option<ProviderRow>, Fault> {
+        let sql = match self.locks.providers {
+            true => sql::PROVIDER_LOCKED,
+            false => sql::PROVIDER,
+        };
+        let row = self.one(sql, [name(id.as_str())], |mut row| row.provider())?;
+        self.providers.insert(id.clone(), row.is_some());
+        Ok(row)
+    }
+
+    fn providers(&mut self) -> Result<Vec<ProviderId>, Fault> {
+        let rows = self.many(sql::PROVIDERS, [], |mut row| row.provider())?;
+        Ok(rows.into_iter().map(|row| row.id).collect())
+    }
+
+    fn put_provider(&mut self, row: &ProviderRow) -> Result<(), Fault> {
+        let is_known = self.providers.insert(row.id.clone(), true) == Some(true);
+        let sql = match is_known {
+            true => sql::UPDATE_PROVIDER,
+            false => sql::INSERT_PROVIDER,
+        };
+        self.write(sql, cells::provider(row))
+    }
+
+    fn workspace(&mut self, slug: &Slug) -> Result<Option<WorkspaceRow>, Fault> {
+        let sql = match self.locks.workspaces {
+            Some(ForWorkspace::Change) => sql::WORKSPACE_LOCKED,
+            Some(ForWorkspace::Keep) => sql::WORKSPACE_SHARED,
+            None => sql::WORKSPACE,
+        };
+        let row = self.one(sql, [name(slug.as_str())], |mut row| row.workspace())?;
+        self.workspaces.insert(slug.clone(), row.is_some());
+        Ok(row)
+    }
+
+    fn put_workspace(&mut self, row: &WorkspaceRow) -> Result<(), Fault> {
+        let is_known = self.workspaces.insert(row.slug.clone(), true) == Some(true);
+        let sql = match is_known {
+            true => sql::UPDATE_WORKSPACE,
+            false => sql::INSERT_WORKSPACE,
+        };
+        self.write(sql, cells::workspace(row))
+    }
+
+    fn key(&mut self, key: &str) -> Result<Option<KeyRow>, Fault> {
+        self.one(sql::KEY, [text(key)], |mut row| row.key_row())
+    }
+
+    fn put_key(&mut self, key: &str, row: &KeyRow) -> Result<(), Fault> {
+        self.write(sql::PUT_KEY, cells::key(key, row))
+    }
+
+    fn put_event(&mut self, event: &AgentEvent) -> Result<(), Fault> {
+        match cells::event(event) {
+            Some(cells) => self.write(sql::PUT_EVENT, cells),
+            None => Ok(()),
+        }
+    }
+
+    fn terminal_event(&mut self, turn: TurnId) -> Result<Option<AgentEvent>, Fault> {
+        self.one(sql::TERMINAL_EVENT, [cells::turn_id(turn)], |mut row| {
+            row.event()
+        })
+    }
+
+    fn start_seq(&mut self, turn: TurnId) -> Result<Option<u64>, Fault> {
+        self.one(sql::START_SEQ, [cells::turn_id(turn)], |mut row| {
+            row.ordered()
+        })
+    }
+
+    fn put_marker(&mut self, turn: TurnId) -> Result<(), Fault> {
+        self.markers += 1;
+        self.write(sql::PUT_MARKER, [cells::turn_id(turn)])
+    }
+
+    fn take_marker(&mut self, turn: TurnId) -> Result<bool, Fault> {
+        let cells = params([cells::turn_id(turn)]);
+        let taken = self.wire.write_now(sql::TAKE_MARKER, cells)?;
+        self.markers -= i64::from(taken > 0);
+        Ok(taken > 0)
+    }
+
+    fn put_item(&mut self, row: &ItemRow) -> Result<(), Fault> {
+        self.write(sql::PUT_ITEM, cells::item(row)?)
+    }
+
+    fn items(&mut self, id: &ConversationId, up_to: u64) -> Result<Vec<ItemRow>, Fault> {
+        let cells = [name(id.as_str()), ordered(up_to)];
+        self.many(sql::ITEMS, cells, |mut row| row.item())
+    }
+
+    fn put_call(&mut self, row: &CallRow) -> Result<(), Fault> {
+        self.write(sql::PUT_CALL, cells::call(row))
+    }
+
+    fn calls(&mut self, turn: TurnId, step: u32) -> Result<Vec<CallRow>, Fault> {
+        let cells = [cells::turn_id(turn), small(step)];
+        self.many(sql::CALLS, cells, |mut row| row.call())
+    }
+
+    fn put_segment(&mut self, segment: &Segment) -> Result<(), Fault> {
+        self.write(sql::PUT_SEGMENT, cells::segment(segment))
+    }
+
+    fn segments(&mut self, turn: TurnId) -> Result<Vec<Segment>, Fault> {
+        self.many(sql::SEGMENTS, [cells::turn_id(turn)], |mut row| {
+            row.segment()
+        })
+    }
+
+    fn drop_segments(&mut self, turn: TurnId) -> Result<(), Fault> {
+        self.write(sql::DROP_SEGMENTS, [cells::turn_id(turn)])
+    }
+}
+
+impl Reads for PgTx<'_> {
+    fn events_after(
+        &mut self,
+        id: &ConversationId,
+        after: Seq,
+        limit: usize,
+    ) -> Result<Vec<AgentEvent>, Fault> {
+        let cells = [name(id.as_str()), ordered(after), count(limit)];
+        self.many(sql::EVENTS_AFTER, cells, |mut row| row.event_or_stand_in())
+    }
+
+    fn open_rows_of(&mut self, id: &ConversationId) -> Result<Vec<TurnRow>, Fault> {
+        self.many(sql::OPEN_TURNS_VIEW, [name(id.as_str())], |mut row| {
+            row.turn()
+        })
+    }
+
+    fn provider_rows(&mut self) -> Result<Vec<ProviderRow>, Fault> {
+        self.many(sql::PROVIDERS, [], |mut row| row.provider())
+    }
+
+    fn parked(&mut self, row: &ProviderRow) -> Result<u64, Fault> {
+        self.number(sql::PARKED, [name(row.id.as_str())])
+    }
+
+    fn ahead(
+        &mut self,
+        row: &TurnRow,
+        waiting: bool,
+        unstarred: bool,
+        before: [Cell<'static>; 2],
+    ) -> Result<u64, Fault> {
+        let [started_at, seq] = before;
+        let provider = name(row.provider.as_str());
+        let cells = [provider, flag(waiting), flag(unstarred), started_at, seq];
+        self.number(sql::AHEAD, cells)
+    }
+}
+
+impl Tables for PgTx<'_> {
+    fn all<T>(
+        &mut self,
+        select: &'static str,
+        read: impl Fn(Columns<'_>) -> Result<T, Fault>,
+    ) -> Result<Vec<T>, Fault> {
+        self.many(select, [], read)
+    }
+
+    fn all_turns(&mut self) -> Result<Vec<TurnRow>, Fault> {
+        self.many(sql::DUMP_TURNS, [], |mut row| row.turn())
+    }
+}

@@ -1,0 +1,152 @@
+//! Several replicas on one PostgreSQL database (L9): any of them accepts,
+//! serves and continues any turn, and its clients notice no difference.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use serde_json::{Value, json};
+
+use support::client::{Receipt, Screen, receipt};
+use support::postgres::{Cluster, shared};
+use support::process::{Provider, Server};
+use support::stream::EventExt;
+use support::{config, until_true};
+
+/// Replicas of one house; the first is `servers[0]`.
+struct Replicas {
+    provider: Provider,
+    servers: Vec<Server>,
+    _dir: tempfile::TempDir,
+}
+
+impl Replicas {
+    /// `None` where PostgreSQL is missing.
+    fn new(count: usize) -> Option<Replicas> {
+        let cluster: &Cluster = shared()?;
+        let url = cluster.database();
+        let dir = tempfile::tempdir().unwrap();
+        let provider = Provider::start();
+        let config = [
+            config::retry(&[1], 20),
+            "[server]\ndrain_s = 1\n[liveness]\nlease_s = 3\nrenew_s = 1\nsweep_s = 1\n".to_owned(),
+            config::provider("mock", &provider.base_url(), 8),
+        ]
+        .concat();
+        let server = |n: usize| {
+            let data = dir.path().join(format!("replica-{n}"));
+            Server::start_with(&data, &config, &[("DATABASE_URL", &url)])
+        };
+        Some(Replicas {
+            servers: (0..count).map(server).collect(),
+            provider,
+            _dir: dir,
+        })
+    }
+
+    fn submit(&self, to: usize, conversation: &str, script: &Value) -> Receipt {
+        let message = format!("{conversation} script: {script}");
+        self.servers[to].submit(&json!({ "conversationId": conversation, "message": message }))
+    }
+
+    /// A client of that replica sees the whole turn: log, text and end.
+    fn sees_it_through(&self, at: usize, receipt: &Receipt, text: &str) {
+        let mut screen = Screen::default();
+        for event in self.servers[at].follow(receipt, receipt.seq - 1).all() {
+            screen.show(&event);
+        }
+        assert_eq!(screen.log, self.servers[at].log(&receipt.conversation));
+        let shown: Vec<&str> = screen.steps.values().map(String::as_str).collect();
+        assert_eq!(shown, [text], "{:#?}", screen.log);
+        let ends = screen.log.iter().filter(|event| event.is_terminal());
+        assert_eq!(ends.count(), 1);
+        assert!(
+            screen.log.iter().any(|event| event.kind() == "done"),
+            "{:#?}",
+            screen.log
+        );
+    }
+}
+
+#[test]
+fn l9_a_client_of_any_replica_follows_what_any_other_streams() {
+    let Some(replicas) = Replicas::new(2) else {
+        return;
+    };
+    let script = json!([{"text": "Es sind 2 → fertig.", "chunk": 3, "delay_ms": 30}]);
+    let receipts: Vec<Receipt> = (0..12)
+        .map(|n| replicas.submit(n % 2, &format!("both-{n}"), &script))
+        .collect();
+    for (n, receipt) in receipts.iter().enumerate() {
+        replicas.sees_it_through((n + 1) % 2, receipt, "Es sind 2 → fertig.");
+    }
+}
+
+#[test]
+fn l9_c6_a_key_means_the_same_turn_at_every_replica() {
+    let Some(replicas) = Replicas::new(2) else {
+        return;
+    };
+    let body = json!({ "conversationId": "keyed", "message": "hello", "detach": true });
+    let body = body.to_string();
+    let headers = [
+        ("idempotency-key", "once"),
+        ("content-type", "application/json"),
+    ];
+    let turns: Vec<String> = replicas
+        .servers
+        .iter()
+        .map(|server| {
+            let answer = server.ask("POST", "/chat", &headers, body.as_bytes());
+            receipt(&answer.expect(202)).turn
+        })
+        .collect();
+    assert_eq!(turns[0], turns[1]);
+}
+
+#[test]
+fn l4_l9_the_turns_of_a_killed_replica_go_on_at_another() {
+    let Some(mut replicas) = Replicas::new(2) else {
+        return;
+    };
+    let script = json!([{"attempts": [
+        [{"text": "halb "}, {"hold": "for-ever"}],
+        [{"text": "ganz"}],
+    ]}]);
+    let receipts: Vec<Receipt> = (0..6)
+        .map(|n| replicas.submit(0, &format!("kill-{n}"), &script))
+        .collect();
+    until_true("all are asked", || {
+        replicas.provider.requests("kill-").len() == 6
+    });
+    replicas.servers[0].kill();
+    // Those that the survivor streams itself go on when they are let.
+    replicas.provider.release("for-ever");
+    for receipt in &receipts {
+        let mut screen = Screen::default();
+        for event in replicas.servers[1].follow(receipt, receipt.seq - 1).all() {
+            screen.show(&event);
+        }
+        let kinds: Vec<&str> = screen.log.iter().map(|event| event.kind()).collect();
+        assert_eq!(kinds.last(), Some(&"done"), "{kinds:?}");
+        assert_eq!(screen.log.iter().filter(|e| e.is_terminal()).count(), 1);
+    }
+}
+
+#[test]
+fn l8_l9_a_rolling_restart_costs_no_turn_and_shows_no_error() {
+    let Some(mut replicas) = Replicas::new(2) else {
+        return;
+    };
+    let script = json!([{"text": "eins zwei drei vier fünf", "chunk": 2, "delay_ms": 100}]);
+    let receipts: Vec<Receipt> = (0..8)
+        .map(|n| replicas.submit(n % 2, &format!("roll-{n}"), &script))
+        .collect();
+    for n in 0..2 {
+        assert!(replicas.servers[n].terminate().success());
+        replicas.servers[n].restart();
+    }
+    for receipt in &receipts {
+        replicas.sees_it_through(0, receipt, "eins zwei drei vier fünf");
+    }
+}

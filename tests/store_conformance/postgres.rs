@@ -1,0 +1,88 @@
+//! The PostgreSQL store against the Model.
+
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+
+use dispatch::store::{Dump, PostgresOptions, PostgresStore, Store};
+use dispatch_core::store::{Model, Outcome, Verb};
+use dispatch_core::time::Timestamp;
+use tokio::runtime::Runtime;
+
+use super::harness::{Reached, START, SetClock, Subject, difference, reads_differ};
+use super::support::postgres::shared;
+
+/// A store whose time is set, in a database of its own.
+pub(super) struct Postgres {
+    store: PostgresStore,
+    runtime: Runtime,
+    clock: SetClock,
+}
+
+impl Postgres {
+    /// `None` where PostgreSQL is missing.
+    pub(super) fn new() -> Option<Postgres> {
+        let url = shared()?.database();
+        let clock = SetClock::default();
+        clock.set(START);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let options = PostgresOptions {
+            writers: 2,
+            readers: 1,
+            clock: Some(Arc::new(clock.clone())),
+            ..PostgresOptions::default()
+        };
+        let store = runtime
+            .block_on(PostgresStore::open(&url, options))
+            .unwrap();
+        Some(Postgres {
+            store,
+            runtime,
+            clock,
+        })
+    }
+}
+
+impl Subject for Postgres {
+    fn ask(&mut self, now: Timestamp, verb: &Verb) -> Outcome {
+        self.clock.set(now);
+        let (tell, heard) = channel();
+        self.store.submit(
+            verb.clone(),
+            Box::new(move |outcome| tell.send(outcome).unwrap()),
+        );
+        heard.recv().unwrap()
+    }
+
+    fn dump(&mut self) -> Dump {
+        self.runtime.block_on(self.store.dump()).unwrap()
+    }
+
+    fn reads_differ(&mut self, model: &Model) -> Option<String> {
+        self.runtime.block_on(reads_differ(&self.store, model))
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.runtime.block_on(self.store.close());
+    }
+}
+
+const SEEDS: u64 = 6;
+
+#[test]
+fn l9_the_postgres_store_answers_and_keeps_what_the_model_does() {
+    let mut reached = Reached::new();
+    for seed in 0..SEEDS {
+        let Some(mut store) = Postgres::new() else {
+            return;
+        };
+        if let Some(difference) = difference(seed, super::OPERATIONS, &mut store, &mut reached) {
+            panic!("{difference}");
+        }
+    }
+}
