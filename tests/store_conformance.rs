@@ -9,6 +9,8 @@ mod crowd;
 mod durable;
 #[path = "store_conformance/harness.rs"]
 mod harness;
+#[path = "store_conformance/histories.rs"]
+mod histories;
 #[path = "store_conformance/ops.rs"]
 mod ops;
 #[path = "store_conformance/postgres.rs"]

@@ -175,7 +175,7 @@ pub(super) fn difference(
 }
 
 /// Slots that were left more than an hour ago may be forgotten at any time.
-fn without_old_releases(mut dump: Dump, now: Timestamp) -> Dump {
+pub(super) fn without_old_releases(mut dump: Dump, now: Timestamp) -> Dump {
     for releases in dump.releases.values_mut() {
         releases.retain(|at| now.since_ms(*at) <= 3_600_000);
     }
@@ -196,15 +196,25 @@ fn kind(reply: &Reply) -> String {
     }
 }
 
+fn shown(rows: impl IntoIterator<Item: std::fmt::Debug>) -> Vec<String> {
+    rows.into_iter().map(|row| format!("{row:?}")).collect()
+}
+
 pub(super) fn tables_differ(wanted: &Dump, got: &Dump) -> Option<String> {
     macro_rules! table {
         ($name:ident) => {
             if wanted.$name != got.$name {
+                let wanted: Vec<String> = shown(&wanted.$name);
+                let got: Vec<String> = shown(&got.$name);
+                let only = |these: &[String], those: &[String]| {
+                    let these = these.iter().filter(|row| !those.contains(row));
+                    these.cloned().collect::<Vec<_>>().join("\n")
+                };
                 return Some(format!(
-                    "table {}\nmodel: {:?}\nstore: {:?}",
+                    "table {}\nmodel: {}\nstore: {}",
                     stringify!($name),
-                    wanted.$name,
-                    got.$name
+                    only(&wanted, &got),
+                    only(&got, &wanted)
                 ));
             }
         };

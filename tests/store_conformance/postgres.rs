@@ -21,6 +21,18 @@ pub(super) struct Postgres {
 impl Postgres {
     /// `None` where PostgreSQL is missing.
     pub(super) fn new() -> Option<Postgres> {
+        Postgres::opened(PostgresOptions::default())
+    }
+
+    #[cfg(planted)]
+    pub(super) fn with(flaw: Option<dispatch::store::Flaw>) -> Option<Postgres> {
+        Postgres::opened(PostgresOptions {
+            flaw,
+            ..PostgresOptions::default()
+        })
+    }
+
+    fn opened(options: PostgresOptions) -> Option<Postgres> {
         let url = shared()?.database();
         let clock = SetClock::default();
         clock.set(START);
@@ -30,10 +42,10 @@ impl Postgres {
             .build()
             .unwrap();
         let options = PostgresOptions {
-            writers: 2,
+            writers: 4,
             readers: 1,
             clock: Some(Arc::new(clock.clone())),
-            ..PostgresOptions::default()
+            ..options
         };
         let store = runtime
             .block_on(PostgresStore::open(&url, options))
@@ -43,6 +55,14 @@ impl Postgres {
             runtime,
             clock,
         })
+    }
+
+    pub(super) fn store(&self) -> &PostgresStore {
+        &self.store
+    }
+
+    pub(super) fn set_time(&self, now: Timestamp) {
+        self.clock.set(now);
     }
 }
 

@@ -72,7 +72,11 @@ fn target<T: Tx>(tx: &mut T, request: &AbortOf) -> Result<Option<TurnId>, T::Err
             .turn(turn)?
             .filter(|row| row.conversation == *conversation)
             .map(|row| row.turn)),
-        (None, Some(conversation)) => Ok(tx.open_turns_of(conversation)?.first().copied()),
+        (None, Some(conversation)) => {
+            // Its first open turn must still be that when it is aborted.
+            tx.conversation(conversation)?;
+            Ok(tx.open_turns_of(conversation)?.first().copied())
+        }
         (None, None) => Ok(None),
     }
 }

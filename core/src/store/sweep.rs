@@ -28,7 +28,10 @@ pub(super) fn boot<T: Tx>(tx: &mut T, boot: &Boot) -> Result<Reply, T::Error> {
         let Some(open) = Open::any(tx, turn)? else {
             continue;
         };
-        if open.turn.owner.as_ref() == Some(&boot.owner) {
+        // Parked or taken over since it was found, where finding it took no lock.
+        let is_of_earlier_life =
+            |owner: &Owner| owner.node == boot.owner.node && *owner != boot.owner;
+        if !open.turn.owner.as_ref().is_some_and(is_of_earlier_life) {
             continue;
         }
         let action = if boot.seal == Some(turn) {

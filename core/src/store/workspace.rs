@@ -6,6 +6,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use super::accept::new_workspace;
+use super::rows::{TurnRow, TurnState};
 use super::tx::Tx;
 use super::verb::Reply;
 use crate::ids::{ProviderId, Slug};
@@ -48,7 +49,8 @@ pub(super) fn star<T: Tx>(tx: &mut T, slug: &Slug, starred: bool) -> Result<Repl
     let open = tx.open_turns_in(slug)?;
     tx.foresee(&open)?;
     for turn in open {
-        let Some(mut turn) = tx.turn(turn)? else {
+        let is_open = |row: &TurnRow| row.state != TurnState::Ended;
+        let Some(mut turn) = tx.turn(turn)?.filter(is_open) else {
             continue;
         };
         if !crate::planted!("D05") {

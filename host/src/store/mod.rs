@@ -22,6 +22,8 @@ use dispatch_core::store::{
 use futures_util::future::BoxFuture;
 
 pub use dump::Dump;
+#[cfg(planted)]
+pub use postgres::Flaw;
 pub use postgres::{PostgresOpenError, PostgresOptions, PostgresStore};
 pub use sqlite::{DirLock, Durability, LockError, OpenError, Options, SqliteStore};
 

@@ -79,6 +79,19 @@ pub struct PostgresOptions {
     /// Store time comes from here instead of the database: for comparisons
     /// with a store whose time is set.
     pub clock: Option<Arc<dyn Clock>>,
+    /// A mistake, to prove that tests of concurrent verbs find it.
+    #[cfg(planted)]
+    pub flaw: Option<Flaw>,
+}
+
+/// What may be wrong on purpose.
+#[cfg(planted)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// Verbs check, and then write, and hold nothing in between.
+    NoLocks,
+    /// A turn is held, and not the conversation by which its writers are fenced.
+    FenceNotHeld,
 }
 
 impl Default for PostgresOptions {
@@ -88,6 +101,8 @@ impl Default for PostgresOptions {
             writers: 12,
             readers: 4,
             clock: None,
+            #[cfg(planted)]
+            flaw: None,
         }
     }
 }
@@ -125,6 +140,8 @@ struct Worker {
     mode: Arc<Mutex<Mode>>,
     census: Arc<Census>,
     clock: Option<Arc<dyn Clock>>,
+    #[cfg(planted)]
+    flaw: Option<Flaw>,
     wire: Option<Wire>,
 }
 
@@ -210,6 +227,8 @@ impl Worker {
                 return Err(fault.into());
             }
         };
+        #[cfg(planted)]
+        tx.spoil(self.flaw);
         match catch_unwind(AssertUnwindSafe(|| apply(&mut tx, verb))) {
             Ok(Ok(reply)) => {
                 let committed = tx.commit();
@@ -349,6 +368,8 @@ impl PostgresStore {
             mode: Arc::new(Mutex::new(Mode::Prepared)),
             census: Arc::new(Census::default()),
             clock: options.clock.clone(),
+            #[cfg(planted)]
+            flaw: options.flaw,
             running: Arc::new(running),
         };
         let (verbs, inbox) = queue(options.queue);
@@ -397,6 +418,8 @@ struct Shared {
     mode: Arc<Mutex<Mode>>,
     census: Arc<Census>,
     clock: Option<Arc<dyn Clock>>,
+    #[cfg(planted)]
+    flaw: Option<Flaw>,
     running: Arc<watch::Sender<()>>,
 }
 
@@ -420,6 +443,8 @@ impl Shared {
                 mode: self.mode.clone(),
                 census: self.census.clone(),
                 clock: self.clock.clone(),
+                #[cfg(planted)]
+                flaw: self.flaw,
                 wire: None,
             };
             let (inbox, alive) = (inbox.clone(), self.running.clone());

@@ -167,3 +167,33 @@ pub(super) const PROVIDERS: &str = "SELECT id, version, stream_limit, configured
     FROM providers ORDER BY id";
 /// Everything, for comparisons and inspection only.
 pub(super) const DUMP_TURNS: &str = concat!("SELECT ", turn_columns!(), " FROM turns t");
+
+/// What a store would read by that makes this mistake.
+#[cfg(planted)]
+pub(super) fn spoilt(sql: &'static str, flaw: Option<super::Flaw>) -> &'static str {
+    const TURN_ALONE: &str = concat!(
+        "SELECT ",
+        turn_columns!(),
+        ", ",
+        conversation_columns!(),
+        " FROM turns t JOIN conversations c ON c.id = t.conversation WHERE t.turn = $1 \
+        FOR NO KEY UPDATE OF t"
+    );
+    const TURNS_ALONE: &str = concat!(
+        "SELECT ",
+        turn_columns!(),
+        ", ",
+        conversation_columns!(),
+        " FROM turns t JOIN conversations c ON c.id = t.conversation WHERE t.turn = ANY($1) \
+        ORDER BY t.turn FOR NO KEY UPDATE OF t"
+    );
+    use super::Flaw::{FenceNotHeld, NoLocks};
+    match (flaw, sql) {
+        (Some(_), CONVERSATION_LOCKED) => CONVERSATION,
+        (Some(NoLocks), TURN_LOCKED) => TURN,
+        (Some(NoLocks), TURNS_LOCKED) => TURNS,
+        (Some(FenceNotHeld), TURN_LOCKED) => TURN_ALONE,
+        (Some(FenceNotHeld), TURNS_LOCKED) => TURNS_ALONE,
+        (_, sql) => sql,
+    }
+}

@@ -84,6 +84,8 @@ pub(super) struct PgTx<'w> {
     census: &'w Census,
     /// Markers armed less markers taken.
     markers: i64,
+    #[cfg(planted)]
+    flaw: Option<super::Flaw>,
 }
 
 fn params<'a>(cells: impl IntoIterator<Item = Cell<'a>>) -> Vec<Param> {
@@ -167,7 +169,25 @@ impl<'w> PgTx<'w> {
             workspaces: BTreeMap::new(),
             census,
             markers: 0,
+            #[cfg(planted)]
+            flaw: None,
         })
+    }
+
+    /// From here on the mistake is made that a test wants found.
+    #[cfg(planted)]
+    pub(super) fn spoil(&mut self, flaw: Option<super::Flaw>) {
+        self.flaw = flaw;
+    }
+
+    #[cfg(planted)]
+    fn reading(&self, sql: &'static str) -> &'static str {
+        sql::spoilt(sql, self.flaw)
+    }
+
+    #[cfg(not(planted))]
+    fn reading(&self, sql: &'static str) -> &'static str {
+        sql
     }
 
     /// Makes it durable. After an error nobody knows, unless the server itself
@@ -276,6 +296,7 @@ impl Tx for PgTx<'_> {
         for turn in turns {
             self.turns.insert(*turn, None);
         }
+        let sql = self.reading(sql);
         for row in self.wire.rows(sql, ids, both)? {
             self.keep(row);
         }
@@ -290,6 +311,7 @@ impl Tx for PgTx<'_> {
             true => sql::CONVERSATION_LOCKED,
             false => sql::CONVERSATION,
         };
+        let sql = self.reading(sql);
         let row = self.one(sql, [name(id.as_str())], |mut row| row.conversation())?;
         self.conversations.insert(id.clone(), row.clone());
         Ok(row)
@@ -314,6 +336,7 @@ impl Tx for PgTx<'_> {
             true => sql::TURN_LOCKED,
             false => sql::TURN,
         };
+        let sql = self.reading(sql);
         let Some((turn, conversation)) = self.one(sql, [cells::turn_id(id)], both)? else {
             self.turns.insert(id, None);
             return Ok(None);
