@@ -6,6 +6,7 @@ mod census;
 #[cfg(test)]
 #[path = "../../../../tests/support/postgres.rs"]
 mod cluster;
+mod locks;
 mod schema;
 mod sql;
 #[cfg(test)]

@@ -19,6 +19,7 @@ use super::super::columns::Columns;
 use super::super::dump::Tables;
 use super::super::read::Reads;
 use super::census::Census;
+use super::locks::{ForWorkspace, Locks};
 use super::sql;
 use super::wire::{Param, Wire};
 
@@ -27,48 +28,6 @@ use super::wire::{Param, Wire};
 const LIMITS: &str = "SET LOCAL search_path TO dispatch; \
     SET LOCAL idle_in_transaction_session_timeout = '5s'; \
     SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = '20s'";
-
-/// What reading takes for itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Locks {
-    /// Conversations and turns.
-    turns: bool,
-    providers: bool,
-    /// Against a change, or to change it.
-    workspaces: Option<ForWorkspace>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ForWorkspace {
-    Keep,
-    Change,
-}
-
-impl Locks {
-    const NONE: Locks = Locks {
-        turns: false,
-        providers: false,
-        workspaces: None,
-    };
-
-    fn of(verb: &Verb) -> Locks {
-        if verb.is_read() {
-            return Locks::NONE;
-        }
-        Locks {
-            turns: true,
-            providers: matches!(
-                verb,
-                Verb::Boot(_) | Verb::ApplyGrants(_) | Verb::Star { .. } | Verb::SetLimit { .. }
-            ),
-            workspaces: match verb {
-                Verb::Star { .. } | Verb::PutWorkspace { .. } => Some(ForWorkspace::Change),
-                Verb::Accept(_) => Some(ForWorkspace::Keep),
-                _ => None,
-            },
-        }
-    }
-}
 
 /// See the module's page.
 pub(super) struct PgTx<'w> {

@@ -1,0 +1,45 @@
+//! What a verb locks by reading it (`notes/0011`).
+
+use dispatch_core::store::Verb;
+
+/// What reading takes for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Locks {
+    /// Conversations and turns.
+    pub(super) turns: bool,
+    pub(super) providers: bool,
+    /// Against a change, or to change it.
+    pub(super) workspaces: Option<ForWorkspace>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ForWorkspace {
+    Keep,
+    Change,
+}
+
+impl Locks {
+    pub(super) const NONE: Locks = Locks {
+        turns: false,
+        providers: false,
+        workspaces: None,
+    };
+
+    pub(super) fn of(verb: &Verb) -> Locks {
+        if verb.is_read() {
+            return Locks::NONE;
+        }
+        Locks {
+            turns: true,
+            providers: matches!(
+                verb,
+                Verb::Boot(_) | Verb::ApplyGrants(_) | Verb::Star { .. } | Verb::SetLimit { .. }
+            ),
+            workspaces: match verb {
+                Verb::Star { .. } | Verb::PutWorkspace { .. } => Some(ForWorkspace::Change),
+                Verb::Accept(_) => Some(ForWorkspace::Keep),
+                _ => None,
+            },
+        }
+    }
+}
