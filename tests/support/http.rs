@@ -3,6 +3,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -78,6 +79,18 @@ pub(crate) fn request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> io::Result<Answer> {
+    request_within(PATIENCE, addr, method, path, headers, body)
+}
+
+/// [`request`] by a client that takes silence of such length for a dead server.
+pub(crate) fn request_within(
+    patience: Duration,
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> io::Result<Answer> {
     let mut head = format!("{method} {path} HTTP/1.1\r\n");
     let mut add = |name: &str, value: &str| head.push_str(&format!("{name}: {value}\r\n"));
     let has = |name: &str| headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
@@ -94,15 +107,24 @@ pub(crate) fn request(
         add(name, value);
     }
     head.push_str("\r\n");
-    raw(addr, head.as_bytes(), body)
+    raw_within(patience, addr, head.as_bytes(), body)
 }
 
 /// One request in the caller's own bytes.
 pub(crate) fn raw(addr: SocketAddr, head: &[u8], body: &[u8]) -> io::Result<Answer> {
-    let mut socket = TcpStream::connect_timeout(&addr, PATIENCE)?;
+    raw_within(PATIENCE, addr, head, body)
+}
+
+fn raw_within(
+    patience: Duration,
+    addr: SocketAddr,
+    head: &[u8],
+    body: &[u8],
+) -> io::Result<Answer> {
+    let mut socket = TcpStream::connect_timeout(&addr, patience)?;
     socket.set_nodelay(true)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(patience))?;
+    socket.set_write_timeout(Some(patience))?;
     let written = socket.write_all(head).and_then(|()| socket.write_all(body));
     // A server may answer and close before it has read all: the answer counts.
     match (answer(socket), written) {

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -24,9 +24,22 @@ const FOREIGN: [&str; 8] = [
     "DISPATCH_REQUIRE",
 ];
 
+const BINARY: &str = env!("CARGO_BIN_EXE_dispatch");
+static PINNED: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on this process starts the binary as it is now, by another link in
+/// `dir`: a build beside a long run must not change the server under it.
+pub(crate) fn pin(dir: &Path) {
+    let link = dir.join("dispatch");
+    std::fs::hard_link(BINARY, &link)
+        .or_else(|_| std::fs::copy(BINARY, &link).map(|_| ()))
+        .unwrap();
+    PINNED.set(link).unwrap();
+}
+
 /// `dispatch ARGS` in a clean environment.
 pub(crate) fn dispatch(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dispatch"));
+    let mut command = Command::new(PINNED.get().map_or(BINARY.as_ref(), PathBuf::as_path));
     command.args(args).stdin(Stdio::null());
     for name in FOREIGN {
         command.env_remove(name);

@@ -176,32 +176,62 @@ fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
 }
 
 fn take_all(body: Body, is_sse: bool, seen: &(Mutex<Seen>, Condvar)) -> End {
-    let mut from = BufReader::new(body);
-    let mut frame = Frame::default();
+    let mut from = Events::new(body, is_sse);
     loop {
-        let mut line = String::new();
-        match from.read_line(&mut line) {
-            Ok(0) => return End::Clean,
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return End::Garbled(error.to_string());
-            }
-            Err(error) => return End::Cut(error.to_string()),
-        }
-        let line = line.trim_end_matches(['\r', '\n']);
-        let event = if is_sse {
-            frame.take(line)
-        } else {
-            (!line.is_empty())
-                .then(|| serde_json::from_str(line).map_err(|error| format!("{error}: {line}")))
-        };
-        match event {
-            None => {}
-            Some(Ok(event)) => {
+        match from.take() {
+            Ok(event) => {
                 lock(&seen.0).events.push(event);
                 seen.1.notify_all();
             }
-            Some(Err(why)) => return End::Garbled(why),
+            Err(end) => return end,
+        }
+    }
+}
+
+/// The events of a body, one after the other.
+pub(crate) struct Events {
+    from: BufReader<Body>,
+    /// `None`: NDJSON.
+    frame: Option<Frame>,
+}
+
+impl Events {
+    /// Reads `answer` in the format that its content type names.
+    pub(crate) fn of(answer: Answer) -> Events {
+        let kind = answer.header("content-type").unwrap_or_default();
+        let is_sse = kind.starts_with("text/event-stream");
+        Events::new(answer.body, is_sse)
+    }
+
+    fn new(body: Body, is_sse: bool) -> Events {
+        Events {
+            from: BufReader::new(body),
+            frame: is_sse.then(Frame::default),
+        }
+    }
+
+    /// The next one, or how the body ended.
+    pub(crate) fn take(&mut self) -> Result<Event, End> {
+        loop {
+            let mut line = String::new();
+            match self.from.read_line(&mut line) {
+                Ok(0) => return Err(End::Clean),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    return Err(End::Garbled(error.to_string()));
+                }
+                Err(error) => return Err(End::Cut(error.to_string())),
+            }
+            let line = line.trim_end_matches(['\r', '\n']);
+            let event = match &mut self.frame {
+                Some(frame) => frame.take(line),
+                None => (!line.is_empty()).then(|| {
+                    serde_json::from_str(line).map_err(|error| format!("{error}: {line}"))
+                }),
+            };
+            if let Some(event) = event {
+                return event.map_err(End::Garbled);
+            }
         }
     }
 }
