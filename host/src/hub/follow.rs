@@ -226,6 +226,10 @@ impl Follow {
                             self.show_snapshot(&open);
                         }
                     }
+                    Passing::Ahead => {
+                        let open = self.hub.open_step(&self.conversation);
+                        self.phase = Phase::Reading(open);
+                    }
                 },
             },
         }

@@ -411,13 +411,17 @@ async fn followers_miss_nothing_and_see_nothing_twice_whatever_is_lost_on_the_wa
     }
 }
 
+fn shown_kind(shown: &Shown) -> &'static str {
+    match shown {
+        Shown::Event { kind, .. } => kind,
+        Shown::Synced(_) => "synced",
+    }
+}
+
 async fn kinds(follow: &mut Follow) -> Vec<&'static str> {
     let mut kinds = Vec::new();
     while let Some(shown) = follow.next().await.unwrap() {
-        kinds.push(match shown {
-            Shown::Event { kind, .. } => kind,
-            Shown::Synced(_) => "synced",
-        });
+        kinds.push(shown_kind(&shown));
     }
     kinds
 }
@@ -451,6 +455,31 @@ async fn who_comes_in_the_middle_of_a_step_gets_a_snapshot_and_then_the_rest() {
     assert_eq!(
         kinds(&mut follow).await,
         ["text-delta", "step-complete", "done"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn l9_a_restart_that_another_replica_has_logged_comes_before_the_text_anew() {
+    let (hub, log) = (Hub::new(4), Arc::new(Log::default()));
+    commit(&hub, &log, 1, start());
+    let mut follow = follow(&hub, &log, 0, Scope::Until(TurnId(1)));
+    for kind in ["turn-start", "synced"] {
+        let shown = follow.next().await.unwrap().unwrap();
+        assert_eq!(shown_kind(&shown), kind);
+    }
+    hub.publish(delta(1, 1, 0, 0, "Hel"));
+    let shown = follow.next().await.unwrap().unwrap();
+    assert_eq!(shown_kind(&shown), "text-delta");
+    // Swept elsewhere, granted here: nobody has published the restart here.
+    let restarted = event(Some(2), 1, 1, restart(0));
+    log.events.lock().unwrap().push(restarted);
+    hub.publish(delta(1, 2, 0, 0, "H"));
+    hub.publish(delta(1, 2, 0, 1, "e"));
+    commit(&hub, &log, 1, complete(0, "Hello!"));
+    commit(&hub, &log, 1, done());
+    assert_eq!(
+        kinds(&mut follow).await,
+        ["step-restart", "step-complete", "done"]
     );
 }
 

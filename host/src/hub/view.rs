@@ -25,6 +25,9 @@ pub(super) enum Passing {
     Stale,
     /// Something before it is missing: show a snapshot instead.
     Hole,
+    /// It belongs to a later ownership than the open step that is shown: what
+    /// ended that one is in the log, and comes first.
+    Ahead,
 }
 
 /// A follower's position. Ownerships of a conversation are counted by its
@@ -174,6 +177,10 @@ impl View {
     ) -> Passing {
         if self.is_stale(event.turn, event.epoch, step, tag) {
             return Passing::Stale;
+        }
+        // Taken out: should the log have nothing to say, it is not asked again.
+        if self.open.take_if(|open| open.epoch < event.epoch).is_some() {
+            return Passing::Ahead;
         }
         let end = offset + length as u64;
         let same = self
