@@ -78,6 +78,10 @@ fn o5_v7_a_full_disk_refuses_clearly_and_loses_nothing() {
         });
         talks.collect::<Vec<Talked>>()
     };
+    let late = || {
+        let talk = Talk::draw(&mut Chance::new(0), "late", 1, &house.effects);
+        vec![Caller::talk(&field, 0, &talk)]
+    };
     let mut talked: Vec<Talked> = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|n| {
@@ -91,6 +95,8 @@ fn o5_v7_a_full_disk_refuses_clearly_and_loses_nothing() {
         let ended = || field.ended.load(Ordering::Relaxed);
         until_true("turns are under way", || ended() >= CLIENTS);
         disk.fill();
+        // Those that are under way cannot end now, so another one has to ask.
+        let late = scope.spawn(late);
         until_true("what cannot be kept is refused", || {
             // Whatever is freed meanwhile is taken again.
             disk.fill();
@@ -101,6 +107,7 @@ fn o5_v7_a_full_disk_refuses_clearly_and_loses_nothing() {
         disk.make_room();
         clients
             .into_iter()
+            .chain([late])
             .flat_map(|client| client.join().unwrap())
             .collect()
     });
