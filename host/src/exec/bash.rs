@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use dispatch_core::output::LossyDecoder;
+use dispatch_core::reconcile::OUTCOME_UNKNOWN;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -41,6 +42,9 @@ pub(super) enum BashError {
     RunDir(#[from] RunDirError),
     #[error(transparent)]
     Settle(#[from] SettleError),
+    /// The command had been started, so the model must not take it for undone.
+    #[error("{OUTCOME_UNKNOWN}: {0}")]
+    Lost(Box<BashError>),
 }
 
 /// Runs a command to its end, its deadline or its kill.
@@ -75,7 +79,7 @@ pub(super) async fn run(
                 Ok(exit) => exit,
                 Err(e) => {
                     blocking(move || abandon(&mark, supervisor)).await;
-                    return Err(e);
+                    return Err(BashError::Lost(Box::new(e)));
                 }
             }
         }
@@ -90,7 +94,8 @@ pub(super) async fn run(
             exit
         }
     };
-    Ok(blocking(move || settle::result_of(&dir, &exit)).await?)
+    let result = blocking(move || settle::result_of(&dir, &exit)).await;
+    result.map_err(|e| BashError::Lost(Box::new(e.into())))
 }
 
 /// Ends a run whose directory can no longer be used.
