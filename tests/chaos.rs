@@ -105,7 +105,7 @@ fn v7_chaos_for_long() {
             seed: (seed + 1_000 * pieces) as u64,
             turns: this,
             kills: (kills.saturating_sub(tally.kills) * this).div_ceil(turns - tally.turns),
-            clients: 24,
+            clients: 32,
         };
         let done = piece.run().expect("PostgreSQL is there");
         hold(

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,9 @@ use crate::support::http::{Answer, request_within};
 use crate::support::stream::{End, Event, EventExt, Events};
 use crate::verdict::{Asked, Talked};
 
-/// A server that is silent for so long is left for another one. Longer than
-/// the pauses of a healthy one.
-const SILENCE: Duration = Duration::from_secs(4);
+/// A server that is silent for so long is left for another one. Longer than a
+/// healthy one takes to say that its store does not answer (`deadlines.store_s`).
+const SILENCE: Duration = Duration::from_secs(7);
 /// Between two attempts, so that a house in ruins is not stormed.
 const BREATH: Duration = Duration::from_millis(40);
 /// After so long the client reports what it has; the judge says what is missing.
@@ -37,6 +37,8 @@ pub(crate) struct OnItsWay {
 /// What clients and killers share.
 #[derive(Default)]
 pub(crate) struct Field {
+    /// The run has failed: clients need not wait for anything any more.
+    is_given_up: AtomicBool,
     /// Where the replicas are, or were.
     pub(crate) addrs: Mutex<Vec<SocketAddr>>,
     /// Acknowledged turns by their tag.
@@ -51,6 +53,18 @@ pub(crate) struct Field {
 
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sends the clients home when whoever attacks has failed: a scope that
+/// panics waits for its threads.
+pub(crate) struct GiveUp<'f>(pub(crate) &'f Field);
+
+impl Drop for GiveUp<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.is_given_up.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// One client with one conversation.
@@ -104,6 +118,10 @@ impl<'f> Caller<'f> {
         request_within(SILENCE, addr, method, path, headers, body)
     }
 
+    fn has_patience(&self) -> bool {
+        !self.field.is_given_up.load(Ordering::Relaxed) && Instant::now() < self.until
+    }
+
     /// Tries elsewhere.
     fn turn_away(&mut self) {
         self.at = self.at.wrapping_add(1 + self.chance.below(2));
@@ -130,7 +148,7 @@ impl<'f> Caller<'f> {
             receipt: None,
         });
         let mut attempts = 0;
-        while Instant::now() < self.until {
+        while self.has_patience() {
             attempts += 1;
             if attempts > 1 {
                 self.field.resubmits.fetch_add(1, Ordering::Relaxed);
@@ -186,7 +204,7 @@ impl<'f> Caller<'f> {
         else {
             return;
         };
-        while !self.talked.page.has_ended(&at.turn) && Instant::now() < self.until {
+        while !self.talked.page.has_ended(&at.turn) && self.has_patience() {
             let cursor = self.talked.page.cursor();
             let path = format!(
                 "/conversations/{}/events?after={cursor}&turnId={}",

@@ -6,9 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
-use crate::caller::{Caller, Field, locked, read_log};
+use serde_json::json;
+
+use crate::caller::{Caller, Field, GiveUp, locked, read_log};
 use crate::house::House;
 use crate::plan::Talk;
+use crate::support::client::{count, receipt, said};
+use crate::support::http::Reply;
 use crate::support::{Chance, until, until_true};
 use crate::verdict::{Talked, judge};
 
@@ -60,6 +64,17 @@ impl Drop for Disk {
     }
 }
 
+fn refused_clearly(reply: &Reply) {
+    let problem = reply.json();
+    assert_eq!(problem["status"], 503, "{problem}");
+    let code = problem["code"].as_str().unwrap();
+    assert!(
+        ["unconfirmed", "store-unavailable"].contains(&code),
+        "{problem}"
+    );
+    assert!(reply.header("retry-after").is_some(), "{:?}", reply.headers);
+}
+
 const CLIENTS: usize = 8;
 const TALKS_EACH: usize = 6;
 
@@ -78,10 +93,11 @@ fn o5_v7_a_full_disk_refuses_clearly_and_loses_nothing() {
         });
         talks.collect::<Vec<Talked>>()
     };
-    let late = || {
-        let talk = Talk::draw(&mut Chance::new(0), "late", 1, &house.effects);
-        vec![Caller::talk(&field, 0, &talk)]
-    };
+    let late = json!({ "conversationId": "late", "message": "late", "detach": true }).to_string();
+    let headers = [
+        ("content-type", "application/json"),
+        ("idempotency-key", "late"),
+    ];
     let mut talked: Vec<Talked> = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|n| {
@@ -91,26 +107,29 @@ fn o5_v7_a_full_disk_refuses_clearly_and_loses_nothing() {
                 })
             })
             .collect();
+        let _on_failure = GiveUp(&field);
         let disk = house.disk.as_ref().unwrap();
         let ended = || field.ended.load(Ordering::Relaxed);
         until_true("turns are under way", || ended() >= CLIENTS);
         disk.fill();
-        // Those that are under way cannot end now, so another one has to ask.
-        let late = scope.spawn(late);
-        until_true("what cannot be kept is refused", || {
+        until("what cannot be kept is refused", || {
             // Whatever is freed meanwhile is taken again.
             disk.fill();
-            let refusals = locked(&field.refusals);
-            let clearly = refusals.iter().filter(|(name, _)| name.starts_with("503 "));
-            clearly.map(|(_, n)| n).sum::<u64>() >= 3
+            let refused = house.servers[0].ask("POST", "/chat", &headers, late.as_bytes());
+            (refused.status == 503).then(|| refused_clearly(&refused))
         });
         disk.make_room();
         clients
             .into_iter()
-            .chain([late])
             .flat_map(|client| client.join().unwrap())
             .collect()
     });
+    // Refused, it is accepted when it comes again, and once.
+    let again = house.servers[0].ask("POST", "/chat", &headers, late.as_bytes());
+    let again = receipt(&again.expect(202));
+    assert_eq!(said(&house.servers[0].outcome(&again)), "You said: late");
+    let late = house.servers[0].log("late");
+    assert_eq!(count(&late, "turn-start"), 1, "{late:#?}");
     let effects = house.effects();
     let mut found = Vec::new();
     for talk in &mut talked {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::caller::{Caller, Field, locked, read_log};
+use crate::caller::{Caller, Field, GiveUp, locked, read_log};
 use crate::house::{House, Store};
 use crate::plan::Talk;
 use crate::support::{Chance, until, until_true};
@@ -48,6 +48,7 @@ impl Piece {
                 talked
             };
             let clients: Vec<_> = (0..self.clients).map(|_| scope.spawn(client)).collect();
+            let _on_failure = GiveUp(&field);
             self.attack(&mut house, &field, &mut tally, &clients);
             let joined = clients
                 .into_iter()
