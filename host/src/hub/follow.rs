@@ -145,11 +145,15 @@ impl Follow {
     }
 
     async fn enter(&mut self) -> Result<(), FollowError> {
-        // What the event at the cursor closed is closed for this follower too.
+        // What the events up to the cursor closed is closed for this follower
+        // too: the hub may still hold as open what has ended elsewhere. A page
+        // reaches back to the last step, unless that made dozens of calls.
         if !self.is_synced && self.view.cursor > 0 {
-            let before = self.view.cursor - 1;
-            let events = self.page(before, 1).await?;
-            if let Some(event) = events.first().filter(|e| e.seq == Some(before + 1)) {
+            let cursor = self.view.cursor;
+            let before = cursor.saturating_sub(PAGE as u64);
+            let events = self.page(before, PAGE).await?;
+            let seen = |event: &&AgentEvent| event.seq.is_some_and(|seq| seq <= cursor);
+            for event in events.iter().filter(seen) {
                 self.view.shown(event);
             }
         }

@@ -484,6 +484,29 @@ async fn l9_a_restart_that_another_replica_has_logged_comes_before_the_text_anew
 }
 
 #[tokio::test(start_paused = true)]
+async fn l9_a_step_that_has_ended_elsewhere_is_not_shown_to_who_has_seen_its_end() {
+    let (hub, log) = (Hub::new(4), Arc::new(Log::default()));
+    commit(&hub, &log, 1, start());
+    // What another replica streams was shown here until its follower left.
+    hub.publish(delta(1, 1, 0, 0, "Hel"));
+    let result = EventBody::ToolResult {
+        call_id: "c".into(),
+        ok: true,
+        output: "o".into(),
+        duration_ms: 0,
+        spilled: None,
+    };
+    for (seq, body) in [(2, complete(0, "Hello")), (3, result)] {
+        let committed = event(Some(seq), 1, 1, body);
+        log.events.lock().unwrap().push(committed);
+    }
+    let mut follow = follow(&hub, &log, 3, Scope::Until(TurnId(1)));
+    assert_eq!(follow.next().await.unwrap(), Some(Shown::Synced(3)));
+    commit(&hub, &log, 1, done());
+    assert_eq!(kinds(&mut follow).await, ["done"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_stream_of_one_turn_leaves_the_others_out() {
     let (hub, log) = (Hub::new(4), Arc::new(Log::default()));
     commit(&hub, &log, 1, start());
