@@ -28,6 +28,11 @@ sim-network seeds="200" from="0":
 sim-replicas seeds="200" from="0":
     REPLICA_RING_SEEDS={{seeds}} REPLICA_RING_FROM={{from}} cargo madsim -- --nocapture l9
 
+# Kills and worse for the real binary: `sqlite` or `postgres`. Broken off, it goes on when called again.
+chaos store="sqlite" turns="5000" kills="300" seed="1" minutes="50":
+    CHAOS_STORE={{store}} CHAOS_TURNS={{turns}} CHAOS_KILLS={{kills}} CHAOS_SEED={{seed}} CHAOS_MINUTES={{minutes}} \
+        cargo test -p dispatch --test chaos -- --ignored --nocapture v7_chaos_for_long
+
 # One seed again, with its event trace.
 trace seed *args:
     cargo run --release -p dispatch-sim -- run --seed {{seed}} --trace {{args}}

@@ -59,7 +59,8 @@ fn hold(tally: &Tally, title: &str) {
     // Not by the macro, which the test harness keeps to itself.
     std::io::stderr().write_all(table.as_bytes()).unwrap();
     if !tally.violations.is_empty() {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("chaos-evidence.txt");
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("chaos-evidence-{}.txt", std::process::id()));
         let violations = tally.violations.iter().map(|v| format!("{v:?}\n"));
         let evidence = tally.evidence.join("\n--- the next replica ---\n");
         std::fs::write(&path, violations.collect::<String>() + &evidence).unwrap();

@@ -41,11 +41,14 @@ impl Piece {
         let mut talked: Vec<Talked> = std::thread::scope(|scope| {
             let client = || {
                 let mut talked = Vec::new();
-                while let Some(talk) = talks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let seed = self.seed ^ Chance::new(talked.len() as u64).next();
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(talk) = talks.get(n) else {
+                        return talked;
+                    };
+                    let seed = self.seed ^ Chance::new(n as u64).next();
                     talked.push(Caller::talk(&field, seed, talk));
                 }
-                talked
             };
             let clients: Vec<_> = (0..self.clients).map(|_| scope.spawn(client)).collect();
             let _on_failure = GiveUp(&field);

@@ -30,6 +30,8 @@ pub(crate) struct Tally {
     all: Counts,
     in_flight: Counts,
     hit: Counts,
+    /// The most kills that met one turn in a stream or tool.
+    most_hits: usize,
     clients: Counts,
     refusals: Counts,
     pub(crate) violations: Vec<Violation>,
@@ -58,7 +60,9 @@ impl Tally {
         self.all = ends(field, |_, _| true);
         self.in_flight = ends(field, |kills, _| kills > 0);
         self.hit = ends(field, |_, hits| hits > 0);
-        let most = locked(&field.turns).values().map(|turn| turn.hits).max();
+        let turns = locked(&field.turns);
+        self.most_hits = turns.values().map(|turn| turn.hits).max().unwrap_or(0) as usize;
+        drop(turns);
         let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         self.clients = BTreeMap::from([
             (
@@ -70,8 +74,6 @@ impl Tally {
                 count(field.reconnects.load(Ordering::Relaxed)),
             ),
         ]);
-        let most = format!("turns hit up to {} times: pieces", most.unwrap_or(0));
-        self.clients.insert(most, 1);
         let refusals = locked(&field.refusals);
         let refusals = refusals.iter().map(|(name, n)| (name.clone(), count(*n)));
         self.refusals = refusals.collect();
@@ -85,6 +87,7 @@ impl Tally {
         self.in_stream += other.in_stream;
         self.in_tool += other.in_tool;
         self.in_either += other.in_either;
+        self.most_hits = self.most_hits.max(other.most_hits);
         for (mine, others) in [
             (&mut self.others, &other.others),
             (&mut self.all, &other.all),
@@ -108,7 +111,7 @@ impl Tally {
             "turns": self.turns, "commands": self.commands, "seconds": self.seconds,
             "kills": self.kills, "inStream": self.in_stream, "inTool": self.in_tool,
             "inEither": self.in_either, "others": self.others, "all": self.all,
-            "inFlight": self.in_flight, "hit": self.hit, "clients": self.clients,
+            "inFlight": self.in_flight, "hit": self.hit, "mostHits": self.most_hits, "clients": self.clients,
             "refusals": self.refusals,
         })
     }
@@ -132,6 +135,7 @@ impl Tally {
             all: counts("all"),
             in_flight: counts("inFlight"),
             hit: counts("hit"),
+            most_hits: number("mostHits"),
             clients: counts("clients"),
             refusals: counts("refusals"),
             ..Tally::default()
@@ -176,6 +180,7 @@ impl Tally {
         let ends = |ends: &Counts| format!("{} ({:.2} % done)", listed(ends), 100.0 * share(ends));
         row("  in flight at a kill", ends(&self.in_flight));
         row("  met in a stream or tool", ends(&self.hit));
+        row("  met most often", format!("{} times", self.most_hits));
         row("clients", listed(&self.clients));
         row("refusals", listed(&self.refusals));
         row("violations", self.violations.len().to_string());
