@@ -6,6 +6,7 @@
 //! elsewhere) reads it again, so that nothing logged is missed or comes twice,
 //! whatever is lost on the way (C5).
 
+mod checkpoint;
 mod follow;
 mod view;
 
@@ -16,7 +17,6 @@ use std::time::Duration;
 
 use dispatch_core::event::{AgentEvent, EventBody};
 use dispatch_core::ids::{ConversationId, Epoch, Seq, TurnId};
-use dispatch_core::store::Segment;
 use dispatch_core::time::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -161,18 +161,12 @@ impl Hub {
     /// Shows an event to whoever follows its conversation. Never blocks.
     pub fn publish(&self, event: AgentEvent) {
         let mut topics = self.lock();
-        let topic = topics.entry(event.conversation.clone()).or_default();
-        topic.apply(&event);
-        if topic.followers.is_empty() {
-            if topic.is_idle() {
-                let conversation = event.conversation;
-                topics.remove(&conversation);
-            }
-            return;
+        let conversation = event.conversation.clone();
+        let topic = topics.entry(conversation.clone()).or_default();
+        topic.show(event);
+        if topic.is_idle() {
+            topics.remove(&conversation);
         }
-        let tag = topic.known;
-        let published = Published::new(event);
-        topic.send(|| Item::Event(published.clone(), tag));
     }
 
     /// Sends a conversation's followers back to the log.
@@ -213,7 +207,9 @@ impl Hub {
                 self.heard_of(&head);
                 if let (true, Some(turn)) = (store.is_shared(), head.turn) {
                     let segments = store.segments(turn).await?;
-                    self.show_segments(&head.conversation, &segments, now);
+                    if let Some(topic) = self.lock().get_mut(&head.conversation) {
+                        topic.show_checkpoint(&head, &segments, now);
+                    }
                 }
             }
         }
@@ -230,53 +226,6 @@ impl Hub {
             topic.told = head.last_seq;
             topic.is_suspect = true;
             topic.send(|| Item::Wake);
-        }
-    }
-
-    /// Shows what another replica has checkpointed of an open step, as far as
-    /// it is new: one's own pieces are always ahead of their checkpoints.
-    fn show_segments(&self, conversation: &ConversationId, segments: &[Segment], at: Timestamp) {
-        let Some(last) = segments.iter().max_by_key(|s| (s.epoch, s.step)) else {
-            return;
-        };
-        let (turn, epoch, step) = (last.turn, last.epoch, last.step);
-        let of_step = || {
-            let of_step = segments.iter();
-            of_step.filter(|s| (s.epoch, s.step) == (epoch, step))
-        };
-        let text: String = of_step().map(|s| s.text.as_str()).collect();
-        let reasoning: String = of_step().map(|s| s.reasoning.as_str()).collect();
-        let (shown_text, shown_reasoning) = match self.open_step(conversation) {
-            Some(open) if (open.turn, open.epoch, open.step) == (turn, epoch, step) => {
-                (open.text.len(), open.reasoning.len())
-            }
-            Some(open) if (open.epoch, open.step) > (epoch, step) => return,
-            Some(_) | None => (0, 0),
-        };
-        let event = |body| AgentEvent {
-            seq: None,
-            conversation: conversation.clone(),
-            turn,
-            epoch,
-            at,
-            body,
-        };
-        if let Some(new) = reasoning
-            .get(shown_reasoning..)
-            .filter(|new| !new.is_empty())
-        {
-            self.publish(event(EventBody::ReasoningDelta {
-                step,
-                offset: shown_reasoning as u64,
-                text: new.to_owned(),
-            }));
-        }
-        if let Some(new) = text.get(shown_text..).filter(|new| !new.is_empty()) {
-            self.publish(event(EventBody::TextDelta {
-                step,
-                offset: shown_text as u64,
-                text: new.to_owned(),
-            }));
         }
     }
 
@@ -342,6 +291,16 @@ impl Topic {
     fn send(&mut self, item: impl Fn() -> Item) {
         self.followers
             .retain(|(_, sender)| sender.try_send(item()).is_ok());
+    }
+
+    fn show(&mut self, event: AgentEvent) {
+        self.apply(&event);
+        if self.followers.is_empty() {
+            return;
+        }
+        let tag = self.known;
+        let published = Published::new(event);
+        self.send(|| Item::Event(published.clone(), tag));
     }
 
     fn apply(&mut self, event: &AgentEvent) {

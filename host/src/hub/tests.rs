@@ -573,3 +573,51 @@ async fn a_log_that_cannot_be_read_for_a_moment_is_read_again() {
     let mut follow = self::follow(&hub, &log, 0, Scope::Until(TurnId(1)));
     assert!(matches!(follow.next().await, Err(FollowError::Read(_))));
 }
+
+#[tokio::test(start_paused = true)]
+async fn l9_what_another_replica_checkpoints_is_shown_as_far_as_it_is_new_and_never_late() {
+    let (hub, log) = (Hub::new(4), Arc::new(Log::default()));
+    commit(&hub, &log, 1, start());
+    let mut follow = follow(&hub, &log, 0, Scope::Until(TurnId(1)));
+    for kind in ["turn-start", "synced"] {
+        let shown = follow.next().await.unwrap().unwrap();
+        assert_eq!(shown_kind(&shown), kind);
+    }
+    let conversation = event(None, 1, 1, start()).conversation;
+    let head = |last_seq| LogHead {
+        conversation: conversation.clone(),
+        last_seq,
+        turn: Some(TurnId(1)),
+    };
+    let segment = |text_offset, text: &str| Segment {
+        turn: TurnId(1),
+        epoch: Epoch(1),
+        step: 0,
+        text_offset,
+        text: text.to_owned(),
+        reasoning_offset: 0,
+        reasoning: String::new(),
+    };
+    let show = |head: LogHead, segments: &[Segment]| {
+        let mut topics = hub.lock();
+        let topic = topics.get_mut(&conversation).unwrap();
+        topic.show_checkpoint(&head, segments, Timestamp(0));
+    };
+    let whole = [segment(0, "Hel"), segment(3, "lo")];
+    show(head(1), &whole[..1]);
+    show(head(1), &whole[..1]);
+    show(head(1), &whole);
+    let mut texts = Vec::new();
+    for _ in 0..2 {
+        if let Some(Shown::Event { json, .. }) = follow.next().await.unwrap() {
+            let event: serde_json::Value = serde_json::from_str(&json).unwrap();
+            texts.push(event["text"].as_str().unwrap().to_owned());
+        }
+    }
+    assert_eq!(texts, ["Hel", "lo"]);
+    commit(&hub, &log, 1, complete(0, "Hello"));
+    // Read before the step's end, and here after it.
+    show(head(1), &whole);
+    commit(&hub, &log, 1, done());
+    assert_eq!(kinds(&mut follow).await, ["step-complete", "done"]);
+}
