@@ -1,3 +1,5 @@
+mod elsewhere;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use dispatch_core::event::{Chunk, ChunkKind};
@@ -459,54 +461,6 @@ async fn who_comes_in_the_middle_of_a_step_gets_a_snapshot_and_then_the_rest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn l9_a_restart_that_another_replica_has_logged_comes_before_the_text_anew() {
-    let (hub, log) = (Hub::new(4), Arc::new(Log::default()));
-    commit(&hub, &log, 1, start());
-    let mut follow = follow(&hub, &log, 0, Scope::Until(TurnId(1)));
-    for kind in ["turn-start", "synced"] {
-        let shown = follow.next().await.unwrap().unwrap();
-        assert_eq!(shown_kind(&shown), kind);
-    }
-    hub.publish(delta(1, 1, 0, 0, "Hel"));
-    let shown = follow.next().await.unwrap().unwrap();
-    assert_eq!(shown_kind(&shown), "text-delta");
-    // Swept elsewhere, granted here: nobody has published the restart here.
-    let restarted = event(Some(2), 1, 1, restart(0));
-    log.events.lock().unwrap().push(restarted);
-    hub.publish(delta(1, 2, 0, 0, "H"));
-    hub.publish(delta(1, 2, 0, 1, "e"));
-    commit(&hub, &log, 1, complete(0, "Hello!"));
-    commit(&hub, &log, 1, done());
-    assert_eq!(
-        kinds(&mut follow).await,
-        ["step-restart", "step-complete", "done"]
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn l9_a_step_that_has_ended_elsewhere_is_not_shown_to_who_has_seen_its_end() {
-    let (hub, log) = (Hub::new(4), Arc::new(Log::default()));
-    commit(&hub, &log, 1, start());
-    // What another replica streams was shown here until its follower left.
-    hub.publish(delta(1, 1, 0, 0, "Hel"));
-    let result = EventBody::ToolResult {
-        call_id: "c".into(),
-        ok: true,
-        output: "o".into(),
-        duration_ms: 0,
-        spilled: None,
-    };
-    for (seq, body) in [(2, complete(0, "Hello")), (3, result)] {
-        let committed = event(Some(seq), 1, 1, body);
-        log.events.lock().unwrap().push(committed);
-    }
-    let mut follow = follow(&hub, &log, 3, Scope::Until(TurnId(1)));
-    assert_eq!(follow.next().await.unwrap(), Some(Shown::Synced(3)));
-    commit(&hub, &log, 1, done());
-    assert_eq!(kinds(&mut follow).await, ["done"]);
-}
-
-#[tokio::test(start_paused = true)]
 async fn the_stream_of_one_turn_leaves_the_others_out() {
     let (hub, log) = (Hub::new(4), Arc::new(Log::default()));
     commit(&hub, &log, 1, start());
@@ -572,52 +526,4 @@ async fn a_log_that_cannot_be_read_for_a_moment_is_read_again() {
     log.failing.store(1_000, Ordering::Relaxed);
     let mut follow = self::follow(&hub, &log, 0, Scope::Until(TurnId(1)));
     assert!(matches!(follow.next().await, Err(FollowError::Read(_))));
-}
-
-#[tokio::test(start_paused = true)]
-async fn l9_what_another_replica_checkpoints_is_shown_as_far_as_it_is_new_and_never_late() {
-    let (hub, log) = (Hub::new(4), Arc::new(Log::default()));
-    commit(&hub, &log, 1, start());
-    let mut follow = follow(&hub, &log, 0, Scope::Until(TurnId(1)));
-    for kind in ["turn-start", "synced"] {
-        let shown = follow.next().await.unwrap().unwrap();
-        assert_eq!(shown_kind(&shown), kind);
-    }
-    let conversation = event(None, 1, 1, start()).conversation;
-    let head = |last_seq| LogHead {
-        conversation: conversation.clone(),
-        last_seq,
-        turn: Some(TurnId(1)),
-    };
-    let segment = |text_offset, text: &str| Segment {
-        turn: TurnId(1),
-        epoch: Epoch(1),
-        step: 0,
-        text_offset,
-        text: text.to_owned(),
-        reasoning_offset: 0,
-        reasoning: String::new(),
-    };
-    let show = |head: LogHead, segments: &[Segment]| {
-        let mut topics = hub.lock();
-        let topic = topics.get_mut(&conversation).unwrap();
-        topic.show_checkpoint(&head, segments, Timestamp(0));
-    };
-    let whole = [segment(0, "Hel"), segment(3, "lo")];
-    show(head(1), &whole[..1]);
-    show(head(1), &whole[..1]);
-    show(head(1), &whole);
-    let mut texts = Vec::new();
-    for _ in 0..2 {
-        if let Some(Shown::Event { json, .. }) = follow.next().await.unwrap() {
-            let event: serde_json::Value = serde_json::from_str(&json).unwrap();
-            texts.push(event["text"].as_str().unwrap().to_owned());
-        }
-    }
-    assert_eq!(texts, ["Hel", "lo"]);
-    commit(&hub, &log, 1, complete(0, "Hello"));
-    // Read before the step's end, and here after it.
-    show(head(1), &whole);
-    commit(&hub, &log, 1, done());
-    assert_eq!(kinds(&mut follow).await, ["step-complete", "done"]);
 }
