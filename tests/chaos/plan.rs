@@ -108,11 +108,13 @@ fn call(chance: &mut Chance, uid: &str, effects: &Path) -> Call {
     }
 }
 
+/// Shorter than the time between two kills: a turn that is met four times in
+/// one step is given up, as `turns.resume_limit` says.
 fn played(chance: &mut Chance, step: &Step) -> Value {
     let mut actions = vec![json!({
         "text": step.text,
         "chunk": 1 + chance.below(9),
-        "delay_ms": chance.below(25),
+        "delay_ms": chance.below(8),
     })];
     actions.extend(step.calls.iter().map(
         |call| json!({ "tool_call": { "name": "bash", "arguments": { "command": call.command } } }),

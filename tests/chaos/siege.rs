@@ -88,15 +88,16 @@ impl Piece {
         // The first turns are under way, and the last ones not yet ended.
         let share =
             |kill: usize| self.turns.saturating_sub(self.clients) * kill / self.kills.max(1);
+        let mut least = 0;
         for kill in 0..self.kills {
             let moment = chance.below(60) as u64;
-            if !reach(field, share(kill), moment, clients) {
+            if !reach(field, share(kill).max(least), moment, clients) {
                 return;
             }
             if chance.one_in(OTHER_FAULTS) {
                 self.other_fault(house, &mut chance, tally);
                 let moment = chance.below(200) as u64;
-                if !reach(field, share(kill), moment, clients) {
+                if !reach(field, 0, moment, clients) {
                     return;
                 }
             }
@@ -105,6 +106,7 @@ impl Piece {
             tally.killed(field, &caught);
             let late = self.store == Store::Postgres && chance.one_in(6);
             house.restart(victim, field, late);
+            least = field.ended.load(Ordering::Relaxed) + self.turns / self.kills / 2;
             if kill % 10 == 9 {
                 self.tell(field, tally);
             }

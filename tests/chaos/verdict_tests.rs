@@ -271,3 +271,18 @@ fn a_page_refuses_what_a_client_could_not_show() {
     page.reconnected();
     assert_eq!(page.cursor(), 1);
 }
+
+#[test]
+fn only_a_step_that_was_cut_short_may_have_less_than_was_shown() {
+    let mut page = Page::default();
+    let delta =
+        json!({ "type": "text-delta", "turnId": "t1", "step": 0, "offset": 0, "text": "I lo" });
+    page.show(&delta).unwrap();
+    let mut less = complete(1, 0, "I l");
+    assert!(page.clone().show(&less).is_err());
+    less["partial"] = true.into();
+    page.clone().show(&less).unwrap();
+    let mut other = complete(1, 0, "You");
+    other["partial"] = true.into();
+    assert!(page.show(&other).is_err());
+}
