@@ -95,17 +95,20 @@ fn v7_chaos_for_long() {
     support::process::pin(pinned.path());
     let since = Instant::now();
     let (mut tally, mut pieces) = kept.read();
-    while tally.turns < turns {
+    // On three replicas turns go on while one is down, and may run out first.
+    while tally.turns < turns || tally.kills < kills {
         if since.elapsed() > Duration::from_secs(60 * minutes) {
             let title = format!("chaos {store:?}: not at its end, call it again");
             return hold(&tally, &title);
         }
-        let this = PIECE.min(turns - tally.turns);
+        let left = turns.saturating_sub(tally.turns);
+        let this = if left == 0 { PIECE } else { PIECE.min(left) };
+        let kills_left = kills.saturating_sub(tally.kills);
         let piece = Piece {
             store,
             seed: (seed + 1_000 * pieces) as u64,
             turns: this,
-            kills: (kills.saturating_sub(tally.kills) * this).div_ceil(turns - tally.turns),
+            kills: (kills_left * this).div_ceil(left.max(this)).min(PIECE / 10),
             clients: 32,
         };
         let done = piece.run().expect("PostgreSQL is there");
@@ -121,7 +124,6 @@ fn v7_chaos_for_long() {
         &tally,
         &format!("chaos {store:?}, {pieces} pieces, seed {seed}"),
     );
-    assert!(tally.kills >= kills, "{} kills", tally.kills);
     assert!(tally.done_share() > 0.99, "{}", tally.done_share());
     kept.forget();
 }

@@ -2,6 +2,7 @@
 //! each a process of its own; and the ways to attack them.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -219,6 +220,17 @@ impl Drop for House {
             server.kill();
         }
         end_commands(self.dir.path());
+        drop(self.disk.take());
+        // A supervisor that outlives its server writes to its run directory
+        // until its command has ended: what it does meanwhile would stay.
+        for _ in 0..100 {
+            match std::fs::remove_dir_all(self.dir.path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                _ => return,
+            }
+        }
     }
 }
 
