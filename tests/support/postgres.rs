@@ -131,12 +131,17 @@ impl Cluster {
 
     fn up(&mut self, settings: &[&str]) {
         let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
-        // The shell ends the server when its standard input ends.
-        let script = r#""$@" & server=$!; read -r _; kill -QUIT $server; wait $server"#;
+        // The shell ends the server when its standard input ends, and leaves
+        // nothing: a cluster that tests share is never dropped.
+        let script = r#"dir=$1; shift; "$@" & read -r _
+            server=$(head -n 1 "$dir/data/postmaster.pid") && kill -QUIT "$server"
+            while kill -0 "$server" 2>/dev/null; do sleep 0.1; done
+            cd /; rm -rf "$dir""#;
         let mut keeper = Command::new("/bin/sh");
         self.as_user(&mut keeper);
         keeper
             .args(["-c", script, "keeper"])
+            .arg(self.dir.path())
             .arg(self.bin.join("postgres"))
             .arg("-D")
             .arg(self.data())
