@@ -116,6 +116,9 @@ struct Topic {
     /// The highest one that every follower was told of, directly or by a wake-up.
     told: Seq,
     open: Option<OpenStep>,
+    /// It is streamed elsewhere, and its end is heard of here only while
+    /// somebody follows.
+    is_elsewhere: bool,
     /// After a wake-up a step may have begun anew without a published restart.
     is_suspect: bool,
     /// `known` still tells deltas of a repeated step from those before it.
@@ -163,6 +166,7 @@ impl Hub {
         let mut topics = self.lock();
         let conversation = event.conversation.clone();
         let topic = topics.entry(conversation.clone()).or_default();
+        topic.is_elsewhere = false;
         topic.show(event);
         if topic.is_idle() {
             topics.remove(&conversation);
@@ -283,7 +287,8 @@ impl fmt::Debug for Hub {
 
 impl Topic {
     fn is_idle(&self) -> bool {
-        self.followers.is_empty() && self.open.is_none() && !self.is_restarted
+        let is_open_here = self.open.is_some() && !self.is_elsewhere;
+        self.followers.is_empty() && !is_open_here && !self.is_restarted
     }
 
     /// A follower whose buffer is full loses its place and finds its buffer

@@ -44,6 +44,7 @@ impl Topic {
             text,
         });
         for body in [reasoning, text].into_iter().flatten() {
+            self.is_elsewhere = true;
             self.show(AgentEvent {
                 seq: None,
                 conversation: head.conversation.clone(),

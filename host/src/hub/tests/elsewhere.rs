@@ -97,3 +97,34 @@ async fn l9_what_another_replica_checkpoints_is_shown_as_far_as_it_is_new_and_ne
     commit(&hub, &log, 1, done());
     assert_eq!(kinds(&mut follow).await, ["step-complete", "done"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn l9_a_step_of_another_replica_is_held_only_while_somebody_follows() {
+    let (hub, log) = (Hub::new(4), Arc::new(Log::default()));
+    commit(&hub, &log, 1, start());
+    let mut follow = follow(&hub, &log, 0, Scope::Until(TurnId(1)));
+    for _ in 0..2 {
+        follow.next().await.unwrap();
+    }
+    let conversation = event(None, 1, 1, start()).conversation;
+    let head = LogHead {
+        conversation: conversation.clone(),
+        last_seq: 1,
+        turn: Some(TurnId(1)),
+    };
+    let segment = Segment {
+        turn: TurnId(1),
+        epoch: Epoch(1),
+        step: 0,
+        text_offset: 0,
+        text: "Hel".to_owned(),
+        reasoning_offset: 0,
+        reasoning: String::new(),
+    };
+    if let Some(topic) = hub.lock().get_mut(&conversation) {
+        topic.show_checkpoint(&head, &[segment], Timestamp(0));
+    }
+    assert_eq!(hub.topics(), 1);
+    drop(follow);
+    assert_eq!(hub.topics(), 0);
+}
