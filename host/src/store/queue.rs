@@ -1,11 +1,12 @@
 //! A bounded queue that never blocks whoever puts something in.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use dispatch_core::store::StoreFault;
+use dispatch_core::store::{Outcome, StoreFault};
 
-use super::ReadError;
+use super::{Done, ReadError};
 
 /// The end that is put into.
 #[derive(Debug)]
@@ -61,4 +62,11 @@ impl<T> Queue<T> {
 /// section here is one call.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A panic in the listener is the listener's: this thread serves others.
+pub(super) fn answer(done: Done, outcome: Outcome) {
+    if catch_unwind(AssertUnwindSafe(|| done(outcome))).is_err() {
+        tracing::error!("whoever was to hear a verb's outcome panicked");
+    }
 }

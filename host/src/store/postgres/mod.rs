@@ -16,7 +16,7 @@ mod wire;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ use self::tx::PgTx;
 use self::wire::{Mode, Wire};
 use super::cells::Fault;
 use super::dump::{self, Dump};
-use super::queue::{Queue, Refused, locked, queue};
+use super::queue::{Queue, Refused, answer, locked, queue};
 use super::read::{self, Reads};
 use super::{Done, LogHead, ProviderView, ReadError, Store, TurnView};
 use crate::clock::Clock;
@@ -134,15 +134,18 @@ enum Job {
     Upkeep,
 }
 
-/// One thread's connection, opened when first needed and anew after a fault.
-struct Worker {
+/// What all threads of a store have in common.
+struct Shared {
     address: Address,
     handle: Handle,
-    mode: Arc<Mutex<Mode>>,
-    census: Arc<Census>,
-    clock: Option<Arc<dyn Clock>>,
-    #[cfg(planted)]
-    flaw: Option<Flaw>,
+    mode: Mutex<Mode>,
+    census: Census,
+    options: PostgresOptions,
+}
+
+/// One thread's connection, opened when first needed and anew after a fault.
+struct Worker {
+    shared: Arc<Shared>,
     wire: Option<Wire>,
 }
 
@@ -163,17 +166,24 @@ impl From<Fault> for Attempt {
 
 impl Worker {
     fn now(&self) -> Option<Timestamp> {
-        self.clock.as_ref().map(|clock| clock.now().wall)
+        self.shared
+            .options
+            .clock
+            .as_ref()
+            .map(|clock| clock.now().wall)
     }
 
     fn connected(&mut self) -> Result<Wire, Fault> {
         if let Some(wire) = self.wire.take().filter(|wire| !wire.is_closed()) {
             return Ok(wire);
         }
-        let client = self.handle.block_on(self.address.connect(&self.handle));
+        let Shared {
+            address, handle, ..
+        } = &*self.shared;
+        let client = handle.block_on(address.connect(handle));
         let client = client.map_err(Fault::Postgres)?;
-        let mode = *locked(&self.mode);
-        let mut wire = Wire::new(self.handle.clone(), client, mode, PATIENCE);
+        let mode = *locked(&self.shared.mode);
+        let mut wire = Wire::new(handle.clone(), client, mode, PATIENCE);
         if mode == Mode::Prepared {
             wire.batch("SET search_path TO dispatch".to_owned())?;
         }
@@ -182,7 +192,9 @@ impl Worker {
 
     /// Runs it, again where it has only met another one.
     fn verb(&mut self, verb: &Verb) -> Outcome {
-        for attempt in 1.. {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
             let fault = match self.once(verb) {
                 Ok(reply) => return Ok(reply),
                 Err(Attempt::Unknown) => return Err(StoreFault::Unknown),
@@ -202,13 +214,12 @@ impl Worker {
             tracing::debug!(verb = verb.name(), %fault, attempt, "a verb is repeated");
             std::thread::sleep(Duration::from_millis(u64::from(attempt * attempt)));
         }
-        unreachable_outcome()
     }
 
     /// A pooler that mixes sessions is met once; from then on statements have no name.
     fn learn(&self, fault: &Fault) {
         if matches!(fault, Fault::Postgres(fault) if fault.is_unprepared()) {
-            let mut mode = locked(&self.mode);
+            let mut mode = locked(&self.shared.mode);
             if *mode == Mode::Prepared {
                 tracing::warn!(
                     "PostgreSQL is behind a pooler of transactions: statements are parsed each time"
@@ -221,7 +232,7 @@ impl Worker {
     fn once(&mut self, verb: &Verb) -> Result<dispatch_core::store::Reply, Attempt> {
         let mut wire = self.connected()?;
         let now = self.now();
-        let mut tx = match PgTx::of_verb(&mut wire, &self.census, verb, now) {
+        let mut tx = match PgTx::of_verb(&mut wire, &self.shared.census, verb, now) {
             Ok(tx) => tx,
             Err(fault) => {
                 self.put_back(wire, &fault);
@@ -229,7 +240,7 @@ impl Worker {
             }
         };
         #[cfg(planted)]
-        tx.spoil(self.flaw);
+        tx.spoil(self.shared.options.flaw);
         match catch_unwind(AssertUnwindSafe(|| apply(&mut tx, verb))) {
             Ok(Ok(reply)) => {
                 let committed = tx.commit();
@@ -275,7 +286,7 @@ impl Worker {
         let failed = |fault: Fault| ReadError::Failed(fault.to_string());
         let mut wire = self.connected().map_err(failed)?;
         let now = self.now();
-        let answer = PgTx::of_read(&mut wire, &self.census, now).and_then(|mut tx| {
+        let answer = PgTx::of_read(&mut wire, &self.shared.census, now).and_then(|mut tx| {
             let answer = read(&mut tx);
             tx.roll_back()?;
             answer
@@ -296,7 +307,7 @@ impl Worker {
     fn upkeep(&mut self) {
         let kept = self.connected().and_then(|mut wire| {
             let now = self.now();
-            let mut tx = PgTx::of_upkeep(&mut wire, &self.census, now)?;
+            let mut tx = PgTx::of_upkeep(&mut wire, &self.shared.census, now)?;
             tx.notice_due()?;
             tx.forget_releases(RELEASES_KEPT_MS)?;
             tx.commit()?;
@@ -328,18 +339,6 @@ impl Worker {
     }
 }
 
-/// The loop above ends only by its returns.
-fn unreachable_outcome() -> Outcome {
-    Err(StoreFault::Failed("the verb was not run".to_owned()))
-}
-
-/// A panic in the listener is the listener's: this thread serves others.
-fn answer(done: Done, outcome: Outcome) {
-    if catch_unwind(AssertUnwindSafe(|| done(outcome))).is_err() {
-        tracing::error!("whoever was to hear a verb's outcome panicked");
-    }
-}
-
 impl PostgresStore {
     /// Connects to the database of `url`, and brings its schema up to date.
     ///
@@ -363,20 +362,37 @@ impl PostgresStore {
         migrate(&mut client, &at).await?;
         drop(client);
         let (running, ended) = watch::channel(());
-        let shared = Shared {
+        let PostgresOptions {
+            queue: bound,
+            writers,
+            readers,
+            ..
+        } = options;
+        let shared = Arc::new(Shared {
             address,
             handle,
-            mode: Arc::new(Mutex::new(Mode::Prepared)),
-            census: Arc::new(Census::default()),
-            clock: options.clock.clone(),
-            #[cfg(planted)]
-            flaw: options.flaw,
-            running: Arc::new(running),
-        };
-        let (verbs, inbox) = queue(options.queue);
-        shared.serve("store-verb", options.writers, inbox, Some(UPKEEP_EVERY))?;
-        let (reads, inbox) = queue(options.queue);
-        shared.serve("store-read", options.readers, inbox, None)?;
+            mode: Mutex::new(Mode::Prepared),
+            census: Census::default(),
+            options,
+        });
+        let running = Arc::new(running);
+        let (verbs, inbox) = queue(bound);
+        let upkeep = Some(UPKEEP_EVERY);
+        serve(
+            &shared,
+            "store-verb",
+            writers,
+            Inbox::new(inbox, upkeep),
+            &running,
+        )?;
+        let (reads, inbox) = queue(bound);
+        serve(
+            &shared,
+            "store-read",
+            readers,
+            Inbox::new(inbox, None),
+            &running,
+        )?;
         Ok(PostgresStore {
             verbs,
             reads,
@@ -412,55 +428,32 @@ impl PostgresStore {
     }
 }
 
-/// What all threads of a store have in common.
-struct Shared {
-    address: Address,
-    handle: Handle,
-    mode: Arc<Mutex<Mode>>,
-    census: Arc<Census>,
-    clock: Option<Arc<dyn Clock>>,
-    #[cfg(planted)]
-    flaw: Option<Flaw>,
-    running: Arc<watch::Sender<()>>,
-}
-
-impl Shared {
-    /// Starts `threads` that carry out what comes in, and upkeep in between.
-    fn serve(
-        &self,
-        name: &str,
-        threads: usize,
-        inbox: Receiver<Job>,
-        upkeep: Option<Duration>,
-    ) -> Result<(), PostgresOpenError> {
-        let inbox = Arc::new(Mutex::new(Inbox {
-            jobs: inbox,
-            upkeep_due: upkeep.map(|every| (Instant::now(), every)),
-        }));
-        for _ in 0..threads.max(1) {
-            let mut worker = Worker {
-                address: self.address.clone(),
-                handle: self.handle.clone(),
-                mode: self.mode.clone(),
-                census: self.census.clone(),
-                clock: self.clock.clone(),
-                #[cfg(planted)]
-                flaw: self.flaw,
-                wire: None,
-            };
-            let (inbox, alive) = (inbox.clone(), self.running.clone());
-            let run = move || {
-                // The guard is gone before the job runs: the others wait for it.
-                while let Some(job) = { locked(&inbox).next() } {
-                    worker.run(job);
-                }
-                drop(alive);
-            };
-            let thread = std::thread::Builder::new().name(name.to_owned());
-            thread.spawn(run).map_err(PostgresOpenError::Thread)?;
-        }
-        Ok(())
+/// Starts `threads` that carry out what comes in; `running` is held until they end.
+fn serve(
+    shared: &Arc<Shared>,
+    name: &str,
+    threads: usize,
+    inbox: Inbox,
+    running: &Arc<watch::Sender<()>>,
+) -> Result<(), PostgresOpenError> {
+    let inbox = Arc::new(Mutex::new(inbox));
+    for _ in 0..threads.max(1) {
+        let mut worker = Worker {
+            shared: shared.clone(),
+            wire: None,
+        };
+        let (inbox, alive) = (inbox.clone(), running.clone());
+        let run = move || {
+            // The guard is gone before the job runs: the others wait for it.
+            while let Some(job) = { locked(&inbox).next() } {
+                worker.run(job);
+            }
+            drop(alive);
+        };
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        thread.spawn(run).map_err(PostgresOpenError::Thread)?;
     }
+    Ok(())
 }
 
 /// What the threads take turns to wait at.
@@ -470,19 +463,31 @@ struct Inbox {
 }
 
 impl Inbox {
+    fn new(jobs: Receiver<Job>, upkeep: Option<Duration>) -> Inbox {
+        Inbox {
+            jobs,
+            upkeep_due: upkeep.map(|every| (Instant::now(), every)),
+        }
+    }
+
     /// `None` once the store is closed and everything is carried out.
     fn next(&mut self) -> Option<Job> {
         let Some((due, every)) = &mut self.upkeep_due else {
             return self.jobs.recv().ok();
         };
         let wait = due.saturating_duration_since(Instant::now());
-        match self.jobs.recv_timeout(wait) {
+        // First, when it is due: a queue that is never empty must not starve it.
+        let job = match wait.is_zero() {
+            true => Err(RecvTimeoutError::Timeout),
+            false => self.jobs.recv_timeout(wait),
+        };
+        match job {
             Ok(job) => Some(job),
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
+            Err(RecvTimeoutError::Timeout) => {
                 *due = Instant::now() + *every;
                 Some(Job::Upkeep)
             }
-            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Disconnected) => None,
         }
     }
 }

@@ -106,13 +106,10 @@ impl<'w> PgTx<'w> {
             false => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
         };
         let begin = format!("{begin}; {LIMITS}");
+        wire.batch_later(begin);
         let now = match now {
-            Some(now) => {
-                wire.batch_later(begin);
-                now
-            }
+            Some(now) => now,
             None => {
-                wire.batch_later(begin);
                 let read = |mut row: Columns<'_>| row.at();
                 let now = wire.rows(sql::NOW, Vec::new(), read)?;
                 now.first().copied().unwrap_or_default()

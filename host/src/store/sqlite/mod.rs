@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 
 use dispatch_core::event::AgentEvent;
 use dispatch_core::ids::{ConversationId, Seq, Slug, TurnId};
-use dispatch_core::store::{ConversationRow, Outcome, Segment, StoreFault, Tx, Verb, WorkspaceRow};
+use dispatch_core::store::{ConversationRow, Segment, StoreFault, Tx, Verb, WorkspaceRow};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
@@ -30,7 +30,7 @@ use self::tx::SqlTx;
 use self::writer::{Writer, last_store_time};
 use super::cells::Fault;
 use super::dump::{self, Dump};
-use super::queue::{Queue, Refused, locked, queue};
+use super::queue::{Queue, Refused, answer, locked, queue};
 use super::read::{self, Reads};
 use super::{Done, ProviderView, ReadError, Store, TurnView};
 use crate::clock::Clock;
@@ -377,13 +377,6 @@ fn read_jobs(reader: &mut Reader, inbox: &Mutex<Receiver<ReadJob>>) {
             }
             Err(_) => return,
         }
-    }
-}
-
-/// A panic in the listener is the listener's: this thread serves others.
-fn answer(done: Done, outcome: Outcome) {
-    if catch_unwind(AssertUnwindSafe(|| done(outcome))).is_err() {
-        tracing::error!("whoever was to hear a verb's outcome panicked");
     }
 }
 
