@@ -71,19 +71,29 @@ pub enum Input {
         /// The text.
         text: String,
     },
-    /// A tool is at its end; exactly one per `StartTool`.
+    /// A tool is at its end; exactly one per `StartTool`, and per `AdoptTool`
+    /// that found it running.
     ToolDone {
         /// Of this effect.
         id: EffectId,
         /// How.
         end: ToolEnd,
     },
-    /// Nothing of an earlier run of this call is left alive.
-    Reaped {
+    /// What an earlier ownership's run of a call has come to. Where it runs,
+    /// `ToolOutput`* and `ToolDone` follow.
+    Adopted {
         /// Of this effect.
         id: EffectId,
         /// What the run directory told.
         found: Found,
+    },
+    /// Commands that run here and that nobody watches: a dead server's, or
+    /// such as were left.
+    Unattended {
+        /// Of this effect.
+        id: EffectId,
+        /// Their turns, each once, [`MAX_UNATTENDED`] at most.
+        turns: Vec<TurnId>,
     },
     /// The code that carried out an effect panicked; nothing else will come of it.
     EffectPanicked {
@@ -257,12 +267,17 @@ pub struct ToolEnd {
     pub spilled: Option<String>,
 }
 
+/// Turns that one [`Input::Unattended`] names at most.
+pub const MAX_UNATTENDED: usize = 1_000;
+
 /// What was found of an earlier run of a tool call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Found {
     /// No trace of it.
     Nothing,
-    /// It was running and has been killed, with all its children.
+    /// It runs, and is watched from now on as if it had been started here.
+    Running,
+    /// It has been killed, with all its children, or its supervisor has died.
     Killed {
         /// What it had printed, bounded.
         output: String,
@@ -338,16 +353,35 @@ pub enum Effect {
         /// Which.
         id: EffectId,
     },
-    /// Kill what an earlier owner left of a call, and tell what was there. -> `Reaped`
-    ReapTool {
-        /// Names the answer.
+    /// Watch on over what an earlier ownership started for a call, or tell what
+    /// became of it; nothing is started. -> `Adopted`
+    AdoptTool {
+        /// Names the run.
         id: EffectId,
         /// The turn.
         turn: TurnId,
         /// The call.
         call_id: String,
-        /// The ownership that started it.
+        /// The ownership that takes it over.
         epoch: Epoch,
+        /// Not done later, and nothing said of it: as for a stream (L2).
+        not_after: Instant,
+    },
+    /// Let a tool run and watch it no more; nothing is heard of it until
+    /// somebody adopts it.
+    LeaveTool {
+        /// Which.
+        id: EffectId,
+    },
+    /// Look for commands that nobody watches. -> `Unattended`
+    FindUnattended {
+        /// Names the answer.
+        id: EffectId,
+    },
+    /// Kill what nobody watches of these turns: they are over (L10).
+    EndUnattended {
+        /// The turns.
+        turns: Vec<TurnId>,
     },
     /// Show an event to whoever follows the conversation. A logged one is durable.
     Publish {

@@ -117,6 +117,7 @@ pub(crate) enum Purpose {
     Requests,
     Sweep,
     Checkpoint,
+    Runs,
 }
 
 /// One store verb on its way.
@@ -137,7 +138,7 @@ pub(crate) enum Flight {
     Verb(Box<Ask>),
     Stream(TurnId),
     Tool(TurnId, u32),
-    Reap(TurnId, u32),
+    Runs,
 }
 
 /// See the module's page.
@@ -260,7 +261,7 @@ impl Kit {
         let flights = self.flights.values();
         let asks = flights.filter(|flight| match flight {
             Flight::Verb(ask) => ask.purpose == *purpose,
-            Flight::Stream(_) | Flight::Tool(..) | Flight::Reap(..) => false,
+            Flight::Stream(_) | Flight::Tool(..) | Flight::Runs => false,
         });
         asks.count()
     }

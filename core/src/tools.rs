@@ -12,6 +12,9 @@ pub struct ToolSpec {
     pub description: &'static str,
     /// JSON Schema of its input, as text.
     pub parameters: &'static str,
+    /// It changes nothing: where a crash leaves open what became of it, it is
+    /// run again (L10).
+    pub read_only: bool,
 }
 
 /// Runs a command.
@@ -21,6 +24,7 @@ pub const BASH: ToolSpec = ToolSpec {
 Standard input is empty. A non-zero exit code is told on the last line. Long output is shortened in the middle; the notice names the file that holds all of it. \
 A process started in the background goes on after the command has ended; its later output is not shown.",
     parameters: r#"{"type":"object","properties":{"command":{"type":"string","description":"The command, as one would type it into bash."},"timeout_ms":{"type":"integer","minimum":1,"description":"Stop the command after this many milliseconds. Can only shorten the server's own limit."}},"required":["command"]}"#,
+    read_only: false,
 };
 
 /// Reads a text file.
@@ -28,6 +32,7 @@ pub const READ: ToolSpec = ToolSpec {
     name: "read",
     description: "Reads a text file. Long files are shortened in the middle; use offset and limit to read a part of one.",
     parameters: r#"{"type":"object","properties":{"path":{"type":"string","description":"The file, absolute or relative to the working directory."},"offset":{"type":"integer","minimum":1,"description":"The first line to read, counted from 1."},"limit":{"type":"integer","minimum":1,"description":"How many lines to read."}},"required":["path"]}"#,
+    read_only: true,
 };
 
 /// Writes a text file.
@@ -35,6 +40,7 @@ pub const WRITE: ToolSpec = ToolSpec {
     name: "write",
     description: "Writes a file, whole: creates it, with the directories above it, or replaces what it held. At most 10 MB.",
     parameters: r#"{"type":"object","properties":{"path":{"type":"string","description":"The file, absolute or relative to the working directory."},"content":{"type":"string","description":"The file's new content."}},"required":["path","content"]}"#,
+    read_only: false,
 };
 
 /// Every built-in tool, in the order in which models are told of them: it never

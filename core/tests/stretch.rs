@@ -3,12 +3,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "stretch/adoption.rs"]
+mod adoption;
 #[path = "stretch/world.rs"]
 mod world;
 
 use dispatch_core::Dispatcher;
-use dispatch_core::event::EventBody;
-use dispatch_core::io::{Answer, FailKind, Found, Input};
+use dispatch_core::io::{Answer, FailKind, Input};
 use dispatch_core::store::{AbortOf, Verb};
 use dispatch_core::time::Timestamp;
 use world::World;
@@ -302,35 +303,6 @@ fn l4_a_crash_in_mid_stream_costs_no_turn() {
         ["turn-start", "step-restart", "step-complete", "done"]
     );
     assert!(world.is_at_rest());
-}
-
-#[test]
-fn l10_a_tool_that_a_crash_interrupted_is_reaped_and_never_repeated() {
-    let mut world = World::new();
-    world.submit("hello");
-    let id = world.stream();
-    world.asks_for_tools(id, &["a", "b"]);
-    world.tool_ends();
-    world.crash();
-    world.pass(1_000);
-    assert!(world.tools.is_empty(), "nothing is run again");
-    assert_eq!(world.reaps.len(), 1, "only the unanswered call is put down");
-    let id = world.reaps.remove(0);
-    world.feed(Input::Reaped {
-        id,
-        found: Found::Killed {
-            output: String::new(),
-        },
-    });
-    let id = world.stream();
-    world.says(id, "on we go");
-    world.stops(id);
-    let unknown = world.published.iter().any(|event| {
-        matches!(&event.body, EventBody::ToolResult { call_id, output, ok: false, .. }
-            if call_id == "b" && output == "interrupted, outcome unknown")
-    });
-    assert!(unknown);
-    assert_eq!(world.log().last().map(String::as_str), Some("done"));
 }
 
 #[test]

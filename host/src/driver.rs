@@ -406,7 +406,7 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
                 caught.trace
             );
             self.drain.clear();
-            self.flights.cancel_all();
+            self.flights.leave();
             for (_, answer) in std::mem::take(&mut self.waiting) {
                 let _ = answer.send(Answer::Unconfirmed);
             }

@@ -376,14 +376,12 @@ fn driver_gone(ended: Result<(), JoinError>) -> ServeError {
     ServeError::DriverGone
 }
 
-/// At boot and from time to time: nothing of an earlier server is left
-/// running, and finished runs do not fill the disk (L10, O5).
+/// At boot and from time to time: finished runs do not fill the disk (O5).
 async fn sweep_runs(exec: Arc<dyn Exec>) {
     loop {
         let report = exec.sweep_runs(RunBounds::default()).await;
-        if report.killed + report.removed > 0 {
+        if report.removed > 0 {
             tracing::info!(
-                killed = report.killed,
                 removed = report.removed,
                 kept = report.kept,
                 "run directories swept"

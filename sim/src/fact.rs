@@ -257,6 +257,19 @@ pub enum Fact<'a> {
         /// What.
         cause: &'a Cause,
     },
+    /// A replica watches on over a command that an earlier ownership started.
+    ToolAdopted {
+        /// The command.
+        command: &'a str,
+        /// Its turn.
+        turn: TurnId,
+        /// Under this ownership.
+        epoch: Epoch,
+        /// Which replica.
+        replica: usize,
+        /// How long it may still run at most.
+        deadline_ms: u64,
+    },
     /// A client asked for an abort.
     AbortAsked {
         /// Of this turn,

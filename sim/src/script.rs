@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use dispatch_core::tools::{BASH, READ};
+
 use crate::rng::{Purpose, Rng};
 
 /// A turn as the model will play it.
@@ -34,11 +36,23 @@ pub struct StepScript {
 pub struct CallScript {
     /// As the vendor names it: not always unique, sometimes nothing.
     pub id: String,
-    /// Unique in the run: names the command in the call's arguments.
+    /// Unique in the run: names the command in the call's arguments. One that
+    /// begins with [`LOOK`] changes nothing.
     pub command: String,
 }
 
+/// How the command of a read-only call begins.
+pub const LOOK: &str = "look ";
+
 impl CallScript {
+    /// The tool that is asked for.
+    pub fn tool(&self) -> &'static str {
+        match self.command.starts_with(LOOK) {
+            true => READ.name,
+            false => BASH.name,
+        }
+    }
+
     /// The call's arguments.
     pub fn input(&self) -> String {
         format!(r#"{{"command":"{}"}}"#, self.command)
@@ -53,9 +67,11 @@ impl Script {
     /// The script of a turn.
     pub fn of(seed: u64, token: u32) -> Script {
         let mut rng = Rng::keyed(seed, Purpose::Script, u64::from(token), 0);
+        // A stream of its own: what is looked at changes nothing else of a seed.
+        let mut looks = Rng::keyed(seed, Purpose::Script, u64::from(token), 1);
         let last = rng.weighted(&[(0, 45), (1, 30), (2, 15), (3, 8), (5, 2)]);
         let steps = (0..=last)
-            .map(|step| StepScript::of(&mut rng, token, step, step == last))
+            .map(|step| StepScript::of(&mut rng, &mut looks, token, step, step == last))
             .collect();
         Script { token, steps }
     }
@@ -72,7 +88,7 @@ impl Script {
 }
 
 impl StepScript {
-    fn of(rng: &mut Rng, token: u32, step: u32, is_last: bool) -> StepScript {
+    fn of(rng: &mut Rng, looks: &mut Rng, token: u32, step: u32, is_last: bool) -> StepScript {
         let reasoning = if rng.chance(2_000) {
             words(rng, 6)
         } else {
@@ -98,7 +114,10 @@ impl StepScript {
                     1 => "call_0".to_owned(),
                     _ => format!("call_{token}_{step}_{n}"),
                 },
-                command: format!("run {token}-{step}-{n}"),
+                command: match looks.chance(1_500) {
+                    true => format!("{LOOK}{token}-{step}-{n}"),
+                    false => format!("run {token}-{step}-{n}"),
+                },
             })
             .collect();
         StepScript {

@@ -126,12 +126,18 @@ points! {
     Drained = "drained",
     /// Every process was dead or stopped at the same time.
     NobodyUp = "nobody-up",
-    /// A successor killed a command that a dead server had left.
-    ReapedRunning = "left-command-killed",
+    /// A successor adopted a command that a dead server had left.
+    AdoptedRunning = "left-command-adopted",
+    /// A successor found a command that was being killed.
+    AdoptedDying = "left-command-was-dying",
     /// A successor found the end of a command that a dead server had left.
-    ReapedFinished = "left-command-had-ended",
+    AdoptedFinished = "left-command-had-ended",
     /// A successor looked for a command that had never been started.
-    ReapedNothing = "left-command-never-started",
+    AdoptedNothing = "left-command-never-started",
+    /// A server let go of a command that ran.
+    CommandLeft = "command-left-running",
+    /// A command of a turn that was over was found and killed.
+    UnattendedEnded = "unattended-command-ended",
     /// A command failed.
     ToolFailed = "command-failed",
     /// A client was told that the store had not confirmed.

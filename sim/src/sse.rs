@@ -226,8 +226,9 @@ fn frames(rng: &mut Rng, step: &StepScript) -> Frames {
     }
     for (index, call) in step.calls.iter().enumerate() {
         let head = format!(
-            r#"{{"tool_calls":[{{"index":{index},"id":{},"type":"function","function":{{"name":"bash","arguments":""}}}}]}}"#,
-            quoted(&call.id)
+            r#"{{"tool_calls":[{{"index":{index},"id":{},"type":"function","function":{{"name":"{}","arguments":""}}}}]}}"#,
+            quoted(&call.id),
+            call.tool()
         );
         content.push(chunk(&head, "null"));
         for piece in pieces(rng, &call.input()) {

@@ -96,7 +96,7 @@ impl Dispatcher {
             Purpose::Renew => self.renew_soon(),
             Purpose::Checkpoint => self.checkpointing = false,
             // The next round asks anew.
-            Purpose::Requests | Purpose::Sweep => {}
+            Purpose::Requests | Purpose::Sweep | Purpose::Runs => {}
         }
     }
 
@@ -114,6 +114,7 @@ impl Dispatcher {
             Purpose::Renew => self.renewed(ask.verb, reply, ask.asked_at),
             Purpose::Requests => self.requests_read(reply),
             Purpose::Sweep => self.swept(reply),
+            Purpose::Runs => self.unattended_judged(reply),
             Purpose::Checkpoint => self.checkpointed(ask.verb, reply),
         }
     }

@@ -4,6 +4,7 @@
 mod asks;
 mod commands;
 mod lines;
+mod runs;
 mod upkeep;
 
 use alloc::collections::{BTreeMap, VecDeque};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::ids::{CommandId, EffectId, ProviderId, TurnId};
-use crate::io::{Command, Effect, FailKind, Input, ToolEnd};
+use crate::io::{Command, Effect, FailKind, Found, Input, ToolEnd};
 use crate::kit::{Ctx, Flight, Kit, Purpose, Wake};
 use crate::store::{Boot, Verb};
 use crate::time::{Instant, Now};
@@ -179,8 +180,7 @@ impl Dispatcher {
             })?;
         }
         for flight in self.kit.flights.values() {
-            let (Flight::Stream(turn) | Flight::Tool(turn, _) | Flight::Reap(turn, _)) = flight
-            else {
+            let (Flight::Stream(turn) | Flight::Tool(turn, _)) = flight else {
                 continue;
             };
             if !self.turns.contains_key(turn) {
@@ -255,13 +255,8 @@ impl Dispatcher {
                 }
             }
             Input::ToolDone { id, end } => self.tool_done(id, end),
-            Input::Reaped { id, found } => {
-                if let Some(Flight::Reap(turn, n)) = self.kit.flights.get(&id) {
-                    let (turn, n) = (*turn, *n);
-                    self.kit.flights.remove(&id);
-                    self.on_turn(turn, |stretch, ctx| stretch.reaped(ctx, n, found));
-                }
-            }
+            Input::Adopted { id, found } => self.adopted(id, found),
+            Input::Unattended { id, turns } => self.unattended_found(id, turns),
             Input::EffectPanicked { id, message } => self.effect_panicked(id, message),
             Input::Shutdown => self.shut_down(),
         }
@@ -338,6 +333,16 @@ impl Dispatcher {
         }
     }
 
+    fn adopted(&mut self, id: EffectId, found: Found) {
+        if let Some(Flight::Tool(turn, n)) = self.kit.flights.get(&id) {
+            let (turn, n) = (*turn, *n);
+            if found != Found::Running {
+                self.kit.flights.remove(&id);
+            }
+            self.on_turn(turn, |stretch, ctx| stretch.adopted(ctx, n, found));
+        }
+    }
+
     /// What carried out an effect is gone: every kind of effect has a failure of its own.
     fn effect_panicked(&mut self, id: EffectId, message: String) {
         self.kit.trace("effect-panicked", message.clone());
@@ -362,12 +367,8 @@ impl Dispatcher {
                     },
                 );
             }
-            Some(Flight::Reap(turn, n)) => {
-                let (turn, n) = (*turn, *n);
+            Some(Flight::Runs) => {
                 self.kit.flights.remove(&id);
-                self.on_turn(turn, |stretch, ctx| {
-                    stretch.reaped(ctx, n, crate::io::Found::Nothing)
-                });
             }
             None => {}
         }

@@ -164,7 +164,7 @@ impl Dispatcher {
     /// One marker a transaction; on to the next while there are any.
     pub(super) fn swept(&mut self, reply: Reply) {
         let Reply::Swept(Some(swept)) = reply else {
-            return;
+            return self.find_unattended();
         };
         self.kit.publish(swept.events);
         self.look(&swept.provider);

@@ -363,7 +363,7 @@ proptest! {
 
 #[test]
 fn an_epoch_is_part_of_the_digest() {
-    let kill = |epoch| Effect::ReapTool {
+    let adopt = |epoch| Effect::AdoptTool {
         id: EffectId {
             incarnation: 0,
             n: 0,
@@ -371,10 +371,11 @@ fn an_epoch_is_part_of_the_digest() {
         turn: TurnId(1),
         call_id: "a".into(),
         epoch: Epoch(epoch),
+        not_after: Instant(0),
     };
     let mut digest = Digest::default();
-    digest.effect(&kill(1));
+    digest.effect(&adopt(1));
     let one = digest.take();
-    digest.effect(&kill(2));
+    digest.effect(&adopt(2));
     assert_ne!(one, digest.take());
 }

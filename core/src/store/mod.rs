@@ -58,6 +58,7 @@ pub fn apply<T: Tx>(tx: &mut T, verb: &Verb) -> Result<Reply, T::Error> {
         } => sweep::renew(tx, owner, turns, *lease_ms),
         Verb::Requests { turns } => sweep::requests(tx, turns),
         Verb::SweepOne { policy } => sweep::sweep_one(tx, policy),
+        Verb::Ended { turns } => sweep::ended(tx, turns),
         Verb::PutWorkspace { slug, title, cwd } => {
             workspace::put(tx, slug, title.as_deref(), cwd.as_deref())
         }

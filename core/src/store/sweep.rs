@@ -171,6 +171,18 @@ pub(super) fn requests<T: Tx>(tx: &mut T, turns: &[Fence]) -> Result<Reply, T::E
     Ok(Reply::Requests { aborts, lost })
 }
 
+pub(super) fn ended<T: Tx>(tx: &mut T, turns: &[TurnId]) -> Result<Reply, T::Error> {
+    tx.foresee(turns)?;
+    let mut ended = Vec::new();
+    for turn in turns {
+        let row = tx.turn(*turn)?;
+        if row.is_none_or(|row| row.state == TurnState::Ended) {
+            ended.push(*turn);
+        }
+    }
+    Ok(Reply::AreEnded(ended))
+}
+
 fn foresee<T: Tx>(tx: &mut T, turns: &[Fence]) -> Result<(), T::Error> {
     let turns: Vec<TurnId> = turns.iter().map(|fence| fence.turn).collect();
     tx.foresee(&turns)

@@ -119,6 +119,11 @@ pub enum Verb {
         /// What to do with it.
         policy: SweepPolicy,
     },
+    /// Which of these turns have their terminal event, or are not known. -> `AreEnded`
+    Ended {
+        /// Which.
+        turns: Vec<TurnId>,
+    },
     /// Creates or changes a workspace. -> `Workspace`
     PutWorkspace {
         /// Which.
@@ -165,6 +170,7 @@ impl Verb {
             Verb::Renew { .. } => "renew",
             Verb::Requests { .. } => "requests",
             Verb::SweepOne { .. } => "sweep-one",
+            Verb::Ended { .. } => "ended",
             Verb::PutWorkspace { .. } => "put-workspace",
             Verb::Star { .. } => "star",
             Verb::SetLimit { .. } => "set-limit",
@@ -175,7 +181,10 @@ impl Verb {
     pub fn is_read(&self) -> bool {
         matches!(
             self,
-            Verb::AdmissionView { .. } | Verb::Load { .. } | Verb::Requests { .. }
+            Verb::AdmissionView { .. }
+                | Verb::Load { .. }
+                | Verb::Requests { .. }
+                | Verb::Ended { .. }
         )
     }
 }
@@ -421,6 +430,8 @@ pub enum Reply {
     },
     /// To `SweepOne`; `None`: nothing has lapsed.
     Swept(Option<Swept>),
+    /// To `Ended`: those that are.
+    AreEnded(Vec<TurnId>),
     /// To `PutWorkspace` and `Star`: the row as it is now.
     Workspace(super::rows::WorkspaceRow),
 }

@@ -388,8 +388,7 @@ impl Stretch {
                 self.park(ctx, said.map(|_| "the server is restarting".to_string()))
             }
             Phase::Tools(tools) => {
-                tools.leave_unstarted(ctx, self.turn);
-                tools.kill_all(ctx, self.turn);
+                tools.leave(ctx, self.turn);
                 self.tools_moved(ctx)
             }
         }

@@ -31,6 +31,14 @@ enum Writing {
     Answers,
 }
 
+/// What all commands of a stretch have in common.
+struct Place {
+    turn: TurnId,
+    epoch: Epoch,
+    cwd: Option<String>,
+    not_after: Instant,
+}
+
 /// One call of the step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Call {
@@ -46,12 +54,11 @@ enum Stage {
     /// Not started, and nobody has said that it will be.
     Asked,
     /// An earlier ownership may have started it.
-    Orphan(Epoch),
-    /// The earlier ownership's command is being put down.
-    Reaping { effect: EffectId, due: Instant },
+    Orphan,
     /// The store is told that it starts.
     Announced,
-    /// It runs.
+    /// It runs; or it is an earlier ownership's that was asked for and has not
+    /// answered yet whether it does.
     Running {
         effect: EffectId,
         due: Instant,
@@ -81,7 +88,7 @@ impl Call {
         let at = match row.state {
             CallState::Asked => Stage::Asked,
             CallState::Started(_) if crate::planted!("D21") => Stage::Asked,
-            CallState::Started(epoch) => Stage::Orphan(epoch),
+            CallState::Started(_) => Stage::Orphan,
             CallState::Finished => return None,
         };
         Some(Call {
@@ -93,14 +100,47 @@ impl Call {
         })
     }
 
+    /// A tool that changes nothing may be run again where nothing tells what
+    /// became of it (L10).
+    fn may_repeat(&self) -> bool {
+        crate::tools::find(&self.name).is_some_and(|tool| tool.read_only)
+    }
+
     fn wake(&self, turn: TurnId) -> Wake {
         Wake::ToolDue(turn, self.n)
+    }
+
+    fn start(&mut self, ctx: &mut Ctx<'_>, place: &Place) {
+        let deadlines = ctx.config.deadlines;
+        let effect = ctx.kit.register(Flight::Tool(place.turn, self.n));
+        // The supervisor keeps the same deadline and has the better words
+        // for it; the core's own is for a supervisor that does not answer.
+        let due = ctx.now.mono + deadlines.tool_ms + deadlines.kill_ms;
+        ctx.kit.timers.arm(self.wake(place.turn), due);
+        ctx.kit.emit(Effect::StartTool {
+            id: effect,
+            start: Box::new(ToolStart {
+                turn: place.turn,
+                epoch: place.epoch,
+                call_id: self.call_id.clone(),
+                name: self.name.clone(),
+                input: self.input.clone(),
+                cwd: place.cwd.clone(),
+                deadline_ms: deadlines.tool_ms,
+                not_after: place.not_after,
+            }),
+        });
+        self.at = Stage::Running {
+            effect,
+            due,
+            killed: false,
+        };
     }
 }
 
 impl Stretch {
-    /// Starts what was never started and puts down what an earlier ownership
-    /// left running; nothing is ever run twice (L10).
+    /// Starts what was never started and adopts what an earlier ownership left
+    /// running; nothing that changes anything is ever run twice (L10).
     pub(super) fn run_tools(&mut self, ctx: &mut Ctx<'_>, calls: Vec<Call>) {
         let mut tools = Tools {
             calls,
@@ -108,22 +148,24 @@ impl Stretch {
             writing: Writing::Nothing,
         };
         if crate::planted!("D37") {
-            tools.answer_where(|at| matches!(at, Stage::Orphan(_)), OUTCOME_UNKNOWN);
+            tools.answer_where(|at| *at == Stage::Orphan, OUTCOME_UNKNOWN);
         }
-        tools.reap_orphans(ctx, self.turn);
+        let leaves = self.hand_over && self.ending.is_none();
+        if leaves {
+            tools.leave(ctx, self.turn);
+        } else {
+            tools.adopt_orphans(ctx, &self.place(ctx));
+        }
+        if self.ending.is_some() {
+            tools.kill_all(ctx, self.turn);
+        }
         self.phase = Phase::Tools(tools);
         self.show_status(ctx, StatusState::WaitingTools);
-        if self.ending.is_some() || self.hand_over {
-            if let Phase::Tools(tools) = &mut self.phase {
-                if self.ending.is_none() {
-                    tools.leave_unstarted(ctx, self.turn);
-                }
-                tools.kill_all(ctx, self.turn);
-            }
+        if leaves || self.ending.is_some() {
             self.tools_moved(ctx);
-            return;
+        } else {
+            self.announce_starts(ctx);
         }
-        self.announce_starts(ctx);
     }
 
     fn announce_starts(&mut self, ctx: &mut Ctx<'_>) {
@@ -140,9 +182,7 @@ impl Stretch {
     /// The verb of this phase has landed.
     pub(super) fn tools_written(&mut self, ctx: &mut Ctx<'_>) -> Moved {
         let stopping = self.ending.is_some() || self.hand_over;
-        let (turn, epoch) = (self.turn, self.epoch);
-        let not_after = self.held_until(ctx);
-        let cwd = self.world.as_ref().and_then(|world| world.cwd.clone());
+        let place = self.place(ctx);
         let Phase::Tools(tools) = &mut self.phase else {
             return Moved::On;
         };
@@ -150,10 +190,19 @@ impl Stretch {
             if stopping {
                 tools.answer_unstarted("the turn was stopped before this tool was started");
             } else {
-                tools.start_announced(ctx, turn, epoch, cwd.as_deref(), not_after);
+                tools.start_announced(ctx, &place);
             }
         }
         self.tools_moved(ctx)
+    }
+
+    fn place(&self, ctx: &Ctx<'_>) -> Place {
+        Place {
+            turn: self.turn,
+            epoch: self.epoch,
+            cwd: self.world.as_ref().and_then(|world| world.cwd.clone()),
+            not_after: self.held_until(ctx),
+        }
     }
 
     /// Writes what has gathered; goes on when every call has its answer.
@@ -218,8 +267,19 @@ impl Stretch {
         self.tools_moved(ctx)
     }
 
-    pub(crate) fn reaped(&mut self, ctx: &mut Ctx<'_>, n: u32, found: Found) -> Moved {
+    /// What was found of a call that an earlier ownership had started.
+    pub(crate) fn adopted(&mut self, ctx: &mut Ctx<'_>, n: u32, found: Found) -> Moved {
+        let may_start = self.ending.is_none() && !self.hand_over;
+        let place = self.place(ctx);
+        let Phase::Tools(tools) = &mut self.phase else {
+            return Moved::On;
+        };
         let end = match found {
+            Found::Running => {
+                tools.give_time(ctx, self.turn, n);
+                return Moved::On;
+            }
+            Found::Nothing if may_start && tools.repeat(ctx, &place, n) => return Moved::On,
             Found::Nothing => unknown_outcome(""),
             Found::Killed { output } => unknown_outcome(&output),
             Found::Finished(end) => end,
@@ -249,34 +309,67 @@ impl Stretch {
                 ctx.kit.timers.arm(Wake::ToolDue(turn, n), due);
                 Moved::On
             }
-            Stage::Running { effect, .. } | Stage::Reaping { effect, .. } => {
+            Stage::Running { effect, .. } => {
                 let id = *effect;
                 ctx.kit.flights.remove(&id);
                 let end = unknown_outcome("the command did not end when it was killed");
                 tools.answer(ctx, turn, n, end);
                 self.tools_moved(ctx)
             }
-            Stage::Asked | Stage::Orphan(_) | Stage::Announced | Stage::Answered => Moved::On,
+            Stage::Asked | Stage::Orphan | Stage::Announced | Stage::Answered => Moved::On,
         }
     }
 }
 
 impl Tools {
-    fn reap_orphans(&mut self, ctx: &mut Ctx<'_>, turn: TurnId) {
-        for call in &mut self.calls {
-            let Stage::Orphan(epoch) = call.at else {
-                continue;
-            };
-            let effect = ctx.kit.register(Flight::Reap(turn, call.n));
-            let due = ctx.now.mono + 3 * ctx.config.deadlines.kill_ms;
+    fn adopt_orphans(&mut self, ctx: &mut Ctx<'_>, place: &Place) {
+        let turn = place.turn;
+        let orphans = self.calls.iter_mut();
+        for call in orphans.filter(|call| call.at == Stage::Orphan) {
+            let effect = ctx.kit.register(Flight::Tool(turn, call.n));
+            let due = ctx.now.mono + ctx.config.deadlines.kill_ms;
             ctx.kit.timers.arm(call.wake(turn), due);
-            ctx.kit.emit(Effect::ReapTool {
+            ctx.kit.emit(Effect::AdoptTool {
                 id: effect,
                 turn,
                 call_id: call.call_id.clone(),
-                epoch,
+                epoch: place.epoch,
+                not_after: place.not_after,
             });
-            call.at = Stage::Reaping { effect, due };
+            call.at = Stage::Running {
+                effect,
+                due,
+                killed: false,
+            };
+        }
+    }
+
+    /// An adopted command runs. Its supervisor keeps the deadline that it began
+    /// with; ours, for a supervisor that fails to, can only be later.
+    fn give_time(&mut self, ctx: &mut Ctx<'_>, turn: TurnId, n: u32) {
+        let deadlines = ctx.config.deadlines;
+        let Some(call) = self.calls.iter_mut().find(|call| call.n == n) else {
+            return;
+        };
+        let wake = call.wake(turn);
+        if let Stage::Running {
+            due, killed: false, ..
+        } = &mut call.at
+        {
+            *due = ctx.now.mono + deadlines.tool_ms + deadlines.kill_ms;
+            ctx.kit.timers.arm(wake, *due);
+        }
+    }
+
+    /// Runs a call again that may be; says whether it is one.
+    fn repeat(&mut self, ctx: &mut Ctx<'_>, place: &Place, n: u32) -> bool {
+        let call = self.calls.iter_mut().find(|call| call.n == n);
+        match call.filter(|call| call.may_repeat()) {
+            Some(call) => {
+                call.start(ctx, place);
+                true
+            }
+            None => false,
         }
     }
 
@@ -290,43 +383,11 @@ impl Tools {
             .collect()
     }
 
-    fn start_announced(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        turn: TurnId,
-        epoch: Epoch,
-        cwd: Option<&str>,
-        not_after: Instant,
-    ) {
-        let deadlines = ctx.config.deadlines;
-        for call in self
-            .calls
-            .iter_mut()
-            .filter(|call| call.at == Stage::Announced)
-        {
-            let effect = ctx.kit.register(Flight::Tool(turn, call.n));
-            // The supervisor keeps the same deadline and has the better words
-            // for it; the core's own is for a supervisor that does not answer.
-            let due = ctx.now.mono + deadlines.tool_ms + deadlines.kill_ms;
-            ctx.kit.timers.arm(call.wake(turn), due);
-            ctx.kit.emit(Effect::StartTool {
-                id: effect,
-                start: Box::new(ToolStart {
-                    turn,
-                    epoch,
-                    call_id: call.call_id.clone(),
-                    name: call.name.clone(),
-                    input: call.input.clone(),
-                    cwd: cwd.map(ToString::to_string),
-                    deadline_ms: deadlines.tool_ms,
-                    not_after,
-                }),
-            });
-            call.at = Stage::Running {
-                effect,
-                due,
-                killed: false,
-            };
+    fn start_announced(&mut self, ctx: &mut Ctx<'_>, place: &Place) {
+        for call in &mut self.calls {
+            if call.at == Stage::Announced {
+                call.start(ctx, place);
+            }
         }
     }
 
@@ -357,16 +418,20 @@ impl Tools {
     }
 
     /// Leaves to the next owner what can be left: calls that were not started,
-    /// and commands of earlier owners that are still to be put down.
-    pub(super) fn leave_unstarted(&mut self, ctx: &mut Ctx<'_>, turn: TurnId) {
-        for call in &self.calls {
-            if let Stage::Reaping { effect, .. } = &call.at {
+    /// and commands that run, which it adopts (L8, L10).
+    pub(super) fn leave(&mut self, ctx: &mut Ctx<'_>, turn: TurnId) {
+        self.calls.retain(|call| match &call.at {
+            Stage::Asked | Stage::Orphan => false,
+            Stage::Running {
+                effect,
+                killed: false,
+                ..
+            } => {
                 ctx.kit.flights.remove(effect);
                 ctx.kit.timers.disarm(&call.wake(turn));
+                ctx.kit.emit(Effect::LeaveTool { id: *effect });
+                false
             }
-        }
-        self.calls.retain(|call| match &call.at {
-            Stage::Asked | Stage::Orphan(_) | Stage::Reaping { .. } => false,
             Stage::Announced | Stage::Running { .. } | Stage::Answered => true,
         });
     }
@@ -409,14 +474,14 @@ impl Tools {
     /// The last deadline among what runs; `None` where only a verb is awaited.
     pub(super) fn wait_until(&self) -> Option<Instant> {
         let dues = self.calls.iter().filter_map(|call| match &call.at {
-            Stage::Reaping { due, .. } | Stage::Running { due, .. } => Some(*due),
-            Stage::Asked | Stage::Orphan(_) | Stage::Announced | Stage::Answered => None,
+            Stage::Running { due, .. } => Some(*due),
+            Stage::Asked | Stage::Orphan | Stage::Announced | Stage::Answered => None,
         });
         dues.max()
     }
 
-    /// The turn is not ours any more. Our own commands must not run on beside
-    /// whatever comes next; those of earlier owners are the next one's to reap.
+    /// The turn is not ours any more: our commands must not run on beside
+    /// whatever comes next.
     pub(super) fn forget(self, ctx: &mut Ctx<'_>, turn: TurnId) {
         for call in &self.calls {
             ctx.kit.timers.disarm(&call.wake(turn));
@@ -427,10 +492,7 @@ impl Tools {
                         ctx.kit.emit(Effect::KillTool { id: *effect });
                     }
                 }
-                Stage::Reaping { effect, .. } => {
-                    ctx.kit.flights.remove(effect);
-                }
-                Stage::Asked | Stage::Orphan(_) | Stage::Announced | Stage::Answered => {}
+                Stage::Asked | Stage::Orphan | Stage::Announced | Stage::Answered => {}
             }
         }
     }
@@ -441,11 +503,11 @@ impl Tools {
         }
         for call in &self.calls {
             match &call.at {
-                Stage::Asked | Stage::Orphan(_) => return Err("a tool call that nobody starts"),
+                Stage::Asked | Stage::Orphan => return Err("a tool call that nobody starts"),
                 Stage::Announced if self.writing != Writing::Starts => {
                     return Err("an announced tool call that nobody starts");
                 }
-                Stage::Reaping { effect, .. } | Stage::Running { effect, .. } => {
+                Stage::Running { effect, .. } => {
                     if !kit.flights.contains_key(effect) || !kit.timers.is_armed(&call.wake(turn)) {
                         return Err("a running tool without deadline or register entry");
                     }

@@ -24,7 +24,10 @@ pub(super) struct World {
     pub(super) closed: Vec<EffectId>,
     pub(super) tools: Vec<(EffectId, String)>,
     pub(super) killed: Vec<EffectId>,
-    pub(super) reaps: Vec<EffectId>,
+    pub(super) adopts: Vec<EffectId>,
+    pub(super) left: Vec<EffectId>,
+    pub(super) looks: Vec<EffectId>,
+    pub(super) ended: Vec<TurnId>,
     pub(super) drained: bool,
     /// The next verbs' outcomes are lost after they landed.
     pub(super) lose_outcomes: u32,
@@ -71,7 +74,10 @@ impl World {
             closed: vec![],
             tools: vec![],
             killed: vec![],
-            reaps: vec![],
+            adopts: vec![],
+            left: vec![],
+            looks: vec![],
+            ended: vec![],
             drained: false,
             lose_outcomes: 0,
             hold: None,
@@ -126,7 +132,10 @@ impl World {
                 Effect::CloseProvider { id, .. } => self.closed.push(id),
                 Effect::StartTool { id, start } => self.tools.push((id, start.call_id.clone())),
                 Effect::KillTool { id } => self.killed.push(id),
-                Effect::ReapTool { id, .. } => self.reaps.push(id),
+                Effect::AdoptTool { id, .. } => self.adopts.push(id),
+                Effect::LeaveTool { id } => self.left.push(id),
+                Effect::FindUnattended { id } => self.looks.push(id),
+                Effect::EndUnattended { turns } => self.ended.extend(turns),
                 Effect::Publish { event } => self.published.push(*event),
                 Effect::Answer { id, answer } => self.answers.push((id, answer)),
                 Effect::Drained => self.drained = true,
@@ -241,10 +250,14 @@ impl World {
     }
 
     pub(super) fn asks_for_tools(&mut self, id: EffectId, calls: &[&str]) {
+        self.asks_for(id, "bash", calls);
+    }
+
+    pub(super) fn asks_for(&mut self, id: EffectId, tool: &str, calls: &[&str]) {
         self.head(id, 200, &[("content-type", "text/event-stream")]);
         for (n, call) in calls.iter().enumerate() {
             let delta = format!(
-                r#"{{"choices":[{{"delta":{{"tool_calls":[{{"index":{n},"id":"{call}","function":{{"name":"bash","arguments":"{{}}"}}}}]}}}}]}}"#
+                r#"{{"choices":[{{"delta":{{"tool_calls":[{{"index":{n},"id":"{call}","function":{{"name":"{tool}","arguments":"{{}}"}}}}]}}}}]}}"#
             );
             self.sse(id, &[&delta]);
         }

@@ -5,7 +5,9 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use dispatch_core::ids::{EffectId, ProviderId, TurnId};
-use dispatch_core::io::{Effect, FailKind, Found, Input, ToolEnd, ToolStart};
+use dispatch_core::io::{
+    Effect, FailKind, Found, Input, MAX_UNATTENDED, ToolEnd, ToolStart,
+};
 use dispatch_core::journal::Start;
 use dispatch_core::store::Verb;
 use dispatch_core::time::Instant;
@@ -15,7 +17,7 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Driver, Lanes, Machine};
-use crate::exec::{ReapOutcome, ToolDone, ToolEvent, ToolHandle, ToolRequest};
+use crate::exec::{Adoption, ToolDone, ToolEvent, ToolHandle, ToolRequest};
 use crate::panics;
 use crate::provider::{self, ProviderInput};
 
@@ -63,8 +65,9 @@ impl Flights {
             | Input::ProviderEnd { .. }
             | Input::ProviderFailed { .. }
             | Input::ToolDone { .. }
-            | Input::Reaped { .. }
+            | Input::Unattended { .. }
             | Input::EffectPanicked { .. } => true,
+            Input::Adopted { found, .. } => *found != Found::Running,
             Input::Tick
             | Input::Command { .. }
             | Input::ProviderHead { .. }
@@ -83,20 +86,17 @@ impl Flights {
         turns.len()
     }
 
-    /// Drops every stream and stops every tool.
-    pub(super) fn cancel_all(&mut self) {
+    /// Drops every stream and leaves commands to their supervisors: the next
+    /// life adopts them.
+    pub(super) fn leave(&mut self) {
         for flight in std::mem::take(&mut self.0).into_values() {
-            flight.work.stop();
+            flight.work.leave();
         }
     }
 
-    /// Drops every stream and leaves tools to their supervisors.
-    pub(super) fn leave(&mut self) {
-        for flight in std::mem::take(&mut self.0).into_values() {
-            match flight.work {
-                Work::Stream { task, .. } => task.abort(),
-                Work::Plain | Work::Tool(_) => {}
-            }
+    fn let_go(&mut self, id: EffectId) {
+        if let Some(flight) = self.0.remove(&id) {
+            flight.work.leave();
         }
     }
 
@@ -116,6 +116,14 @@ impl Flights {
 }
 
 impl Work {
+    fn leave(&self) {
+        match self {
+            Work::Plain => {}
+            Work::Stream { task, .. } => task.abort(),
+            Work::Tool(tool) => tool.leave(),
+        }
+    }
+
     fn stop(&self) {
         match self {
             Work::Plain => {}
@@ -135,7 +143,8 @@ fn effect_of(input: &Input) -> Option<EffectId> {
         | Input::ProviderFailed { id, .. }
         | Input::ToolOutput { id, .. }
         | Input::ToolDone { id, .. }
-        | Input::Reaped { id, .. }
+        | Input::Adopted { id, .. }
+        | Input::Unattended { id, .. }
         | Input::EffectPanicked { id, .. } => Some(*id),
     }
 }
@@ -160,6 +169,7 @@ fn turn_of_verb(verb: &Verb) -> Option<TurnId> {
         | Verb::Renew { .. }
         | Verb::Requests { .. }
         | Verb::SweepOne { .. }
+        | Verb::Ended { .. }
         | Verb::PutWorkspace { .. }
         | Verb::Star { .. }
         | Verb::SetLimit { .. } => None,
@@ -173,9 +183,12 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
             Effect::Store { id, .. }
             | Effect::OpenProvider { id, .. }
             | Effect::StartTool { id, .. }
-            | Effect::ReapTool { id, .. } => Some(*id),
+            | Effect::AdoptTool { id, .. }
+            | Effect::FindUnattended { id } => Some(*id),
             Effect::CloseProvider { .. }
             | Effect::KillTool { .. }
+            | Effect::LeaveTool { .. }
+            | Effect::EndUnattended { .. }
             | Effect::Publish { .. }
             | Effect::Wake { .. }
             | Effect::Answer { .. }
@@ -222,9 +235,20 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
                 }
             }
             Effect::KillTool { id } => self.flights.stop(id),
-            Effect::ReapTool {
-                id, turn, call_id, ..
-            } => self.reap(id, turn, &call_id),
+            Effect::AdoptTool {
+                id,
+                turn,
+                call_id,
+                epoch: _,
+                not_after,
+            } => {
+                if self.is_in_time(turn, not_after) {
+                    self.adopt_tool(id, turn, &call_id);
+                }
+            }
+            Effect::LeaveTool { id } => self.flights.let_go(id),
+            Effect::FindUnattended { id } => self.find_unattended(id),
+            Effect::EndUnattended { turns } => self.end_unattended(turns),
             Effect::Publish { event } => self.ports.hub.publish(*event),
             Effect::Wake { conversation } => self.ports.hub.wake(&conversation),
             Effect::Answer { id, answer } => {
@@ -314,21 +338,39 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
         self.flights.add(id, Some(turn), Work::Tool(tool));
     }
 
-    fn reap(&mut self, id: EffectId, turn: TurnId, call_id: &str) {
-        let exec = self.ports.exec.clone();
-        let call_id = call_id.to_owned();
+    fn adopt_tool(&mut self, id: EffectId, turn: TurnId, call_id: &str) {
+        let (sink, events) = mpsc::channel(TOOL_BUFFER);
+        let tool = self.ports.exec.adopt(turn, call_id, sink);
+        let lanes = self.lanes.clone();
+        self.spawn(id, forward_tool(id, events, lanes));
+        self.flights.add(id, Some(turn), Work::Tool(tool));
+    }
+
+    fn find_unattended(&mut self, id: EffectId) {
+        let found = self.ports.exec.unattended();
         let lanes = self.lanes.clone();
         self.spawn(id, async move {
-            let outcome = exec.reap(turn, &call_id).await;
-            if let ReapOutcome::Stuck { cause } = &outcome {
-                tracing::error!(%turn, call_id, cause, "an earlier command could not be stopped");
-            }
-            lanes.urgent(Input::Reaped {
-                id,
-                found: found(outcome),
-            });
+            let mut turns = found.await;
+            turns.truncate(MAX_UNATTENDED);
+            lanes.urgent(Input::Unattended { id, turns });
         });
-        self.flights.add(id, Some(turn), Work::Plain);
+        self.flights.add(id, None, Work::Plain);
+    }
+
+    fn end_unattended(&self, turns: Vec<TurnId>) {
+        let ending = self.ports.exec.end_unattended(turns);
+        self.tracker.spawn(async move {
+            let report = ending.await;
+            if report.killed > 0 {
+                tracing::info!(
+                    killed = report.killed,
+                    "commands of turns that are over were stopped"
+                );
+            }
+            for failure in report.failures {
+                tracing::error!(failure, "a command of a turn that is over could not be stopped");
+            }
+        });
     }
 
     /// Every task is tracked, and a panic in one is an input about its effect.
@@ -397,9 +439,21 @@ async fn forward_tool(id: EffectId, mut events: mpsc::Receiver<ToolEvent>, lanes
                     text,
                 });
             }
+            ToolEvent::Adopted(adoption) => {
+                if let Adoption::Stuck { cause } = &adoption {
+                    tracing::error!(cause, "an earlier command could not be asked or stopped");
+                }
+                let found = found(adoption);
+                let is_last = found != Found::Running;
+                lanes.urgent(Input::Adopted { id, found });
+                if is_last {
+                    return;
+                }
+            }
             ToolEvent::Done(done) => {
                 return lanes.urgent(Input::ToolDone { id, end: end(done) });
             }
+            ToolEvent::Left => return,
         }
     }
     lanes.urgent(Input::EffectPanicked {
@@ -429,15 +483,16 @@ fn end(done: ToolDone) -> ToolEnd {
     }
 }
 
-fn found(outcome: ReapOutcome) -> Found {
-    match outcome {
-        ReapOutcome::NotFound => Found::Nothing,
-        ReapOutcome::Killed(done) => Found::Killed {
+fn found(adoption: Adoption) -> Found {
+    match adoption {
+        Adoption::NotFound => Found::Nothing,
+        Adoption::Running => Found::Running,
+        Adoption::Killed(done) => Found::Killed {
             output: done.output,
         },
-        ReapOutcome::AlreadyFinished(done) => Found::Finished(end(done)),
-        ReapOutcome::Stuck { cause } => Found::Killed {
-            output: format!("it could not be stopped: {cause}"),
+        Adoption::AlreadyFinished(done) => Found::Finished(end(done)),
+        Adoption::Stuck { cause } => Found::Killed {
+            output: format!("what became of it cannot be told: {cause}"),
         },
     }
 }

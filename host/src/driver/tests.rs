@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 
 use super::*;
 use crate::clock::SystemClock;
-use crate::exec::{ReapOutcome, RunBounds, SweepReport, ToolEvent, ToolHandle, ToolRequest};
+use crate::exec::{EndReport, RunBounds, SweepReport, ToolEvent, ToolHandle, ToolRequest};
 use crate::provider::Ended;
 use crate::store::{Done, ProviderView, ReadError, TurnView};
 
@@ -92,26 +92,38 @@ impl Store for Held {
     }
 }
 
-/// A tool that runs until it is killed, and one that panics while it is reaped.
+/// A tool that runs until it is stopped or left, and one that cannot be adopted.
 #[derive(Default)]
 struct Tools {
-    killed: Arc<AtomicUsize>,
+    left: Arc<AtomicUsize>,
 }
 
 impl Exec for Tools {
     fn start(&self, _: ToolRequest, events: mpsc::Sender<ToolEvent>) -> ToolHandle {
-        let (handle, kill) = ToolHandle::new();
-        let killed = self.killed.clone();
+        let (handle, wishes) = ToolHandle::new();
+        let left = self.left.clone();
         tokio::spawn(async move {
-            kill.cancelled().await;
-            killed.fetch_add(1, Ordering::SeqCst);
-            let done = crate::exec::ToolDone::failed("killed");
-            let _ = events.send(ToolEvent::Done(done)).await;
+            let last = tokio::select! {
+                () = wishes.kill.cancelled() => {
+                    ToolEvent::Done(crate::exec::ToolDone::failed("killed"))
+                }
+                () = wishes.leave.cancelled() => {
+                    left.fetch_add(1, Ordering::SeqCst);
+                    ToolEvent::Left
+                }
+            };
+            let _ = events.send(last).await;
         });
         handle
     }
-    fn reap(&self, _: TurnId, _: &str) -> BoxFuture<'static, ReapOutcome> {
-        async { panic!("no reaper here") }.boxed()
+    fn adopt(&self, _: TurnId, _: &str, _: mpsc::Sender<ToolEvent>) -> ToolHandle {
+        panic!("no orphans here")
+    }
+    fn unattended(&self) -> BoxFuture<'static, Vec<TurnId>> {
+        async { Vec::new() }.boxed()
+    }
+    fn end_unattended(&self, _: Vec<TurnId>) -> BoxFuture<'static, EndReport> {
+        async { EndReport::default() }.boxed()
     }
     fn sweep_runs(&self, _: RunBounds) -> BoxFuture<'static, SweepReport> {
         async { SweepReport::default() }.boxed()
@@ -157,7 +169,7 @@ struct Rig {
     told: mpsc::UnboundedReceiver<(u32, Input)>,
     starts: mpsc::UnboundedReceiver<Start>,
     store: Arc<Held>,
-    killed: Arc<AtomicUsize>,
+    left: Arc<AtomicUsize>,
     alive: Arc<AtomicUsize>,
     sent: Arc<AtomicUsize>,
     stop: CancellationToken,
@@ -169,8 +181,8 @@ fn rig(journal: Option<Journal>, act: impl Fn(&mut Puppet, &Input) + Send + Sync
     let (starts_in, starts) = mpsc::unbounded_channel();
     let store = Arc::new(Held::default());
     let (tools, flood) = (Tools::default(), Flood::default());
-    let (killed, alive, sent) = (
-        tools.killed.clone(),
+    let (left, alive, sent) = (
+        tools.left.clone(),
         flood.alive.clone(),
         flood.sent.clone(),
     );
@@ -208,7 +220,7 @@ fn rig(journal: Option<Journal>, act: impl Fn(&mut Puppet, &Input) + Send + Sync
         told,
         starts,
         store,
-        killed,
+        left,
         alive,
         sent,
         stop,
@@ -341,7 +353,7 @@ async fn a_panic_costs_the_turn_whose_input_it_was_and_nothing_else() {
     assert_eq!(second.config.owner.incarnation, 1);
     assert_ne!(first.seed, second.seed);
     until(|| rig.alive.load(Ordering::SeqCst) == 0).await;
-    until(|| rig.killed.load(Ordering::SeqCst) == 1).await;
+    until(|| rig.left.load(Ordering::SeqCst) == 1).await;
     rig.end().await;
 }
 
@@ -399,11 +411,12 @@ async fn a_panic_in_the_work_on_an_effect_is_an_input_about_it() {
                 restart: None,
             };
             puppet.effects.extend([
-                Effect::ReapTool {
+                Effect::AdoptTool {
                     id: id(0, 1),
                     turn: TurnId(1),
                     call_id: "c".into(),
                     epoch: Epoch(1),
+                    not_after: Instant(u64::MAX),
                 },
                 Effect::Store {
                     id: id(0, 2),
@@ -421,7 +434,7 @@ async fn a_panic_in_the_work_on_an_effect_is_an_input_about_it() {
             seen.insert(id.n, message);
         }
     }
-    assert_eq!(seen[&1], "no reaper here");
+    assert_eq!(seen[&1], "no orphans here");
     assert_eq!(seen[&2], "this store cannot park");
     rig.end().await;
 }

@@ -12,7 +12,6 @@ use dispatch_core::reconcile::OUTCOME_UNKNOWN;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::format::{Exit, Reason, now_ms};
 use super::input::Bash;
@@ -21,7 +20,7 @@ use super::proc::{self, Leftovers, ProcessName};
 use super::rundir::{NewRun, RunDir, RunDirError};
 use super::settle::{self, SettleError};
 use super::supervisor::DEATH_PATIENCE;
-use super::{OutputStream, PREVIEW_BYTES, ToolDone, ToolEvent, ToolRequest};
+use super::{OutputStream, PREVIEW_BYTES, ToolDone, ToolEvent, ToolRequest, Wishes};
 
 /// How often the run directory is looked at, at first and in the long run.
 const LOOK_FIRST: Duration = Duration::from_millis(5);
@@ -47,19 +46,20 @@ pub(super) enum BashError {
     Lost(Box<BashError>),
 }
 
-/// Runs a command to its end, its deadline or its kill.
+/// Runs a command to its end, its deadline or its kill; `None` when it was left
+/// before.
 pub(super) async fn run(
     shared: &Shared,
     request: &ToolRequest,
     input: Bash,
     events: &mpsc::Sender<ToolEvent>,
-    kill: &CancellationToken,
-) -> Result<ToolDone, BashError> {
+    wishes: &Wishes,
+) -> Result<Option<ToolDone>, BashError> {
     let deadline_ms = input
         .timeout_ms
         .map_or(request.deadline_ms, |ms| ms.min(request.deadline_ms));
     let place = RunDir::for_call(&shared.runs, request.turn, &request.call_id, request.epoch);
-    let _live = shared.hold(&place).ok_or(BashError::Running)?;
+    let live = shared.hold(&place).ok_or(BashError::Running)?;
     let run = NewRun {
         turn: request.turn,
         call_id: request.call_id.clone(),
@@ -75,12 +75,17 @@ pub(super) async fn run(
         Ok(child) => {
             let deadline = Duration::from_millis(deadline_ms);
             let supervisor = child.id().and_then(|pid| proc::name_of(pid).ok());
-            match watch(&dir, child, deadline, events, kill).await {
-                Ok(exit) => exit,
-                Err(e) => {
-                    blocking(move || abandon(&mark, supervisor)).await;
-                    return Err(BashError::Lost(Box::new(e)));
+            match follow(&dir, Supervised::Child(child), deadline, events, wishes).await {
+                Ok(None) => {
+                    drop(live);
+                    shared.left(dir);
+                    return Ok(None);
                 }
+                Err(BashError::Lost(e)) => {
+                    blocking(move || abandon(&mark, supervisor)).await;
+                    return Err(BashError::Lost(e));
+                }
+                done => return done,
             }
         }
         Err(e) => {
@@ -89,13 +94,35 @@ pub(super) async fn run(
                 "cannot start the supervisor {}: {e}",
                 shared.config.supervisor_binary.display()
             ));
-            let (dir, settled) = (dir.clone(), exit.clone());
-            blocking(move || dir.write_exit(&settled)).await?;
             exit
         }
     };
+    let done = blocking(move || {
+        dir.write_exit(&exit)?;
+        Ok::<_, BashError>(settle::result_of(&dir, &exit)?)
+    });
+    done.await.map(Some)
+}
+
+/// Sees a run that was started to its end; `None` when it is to be left. An
+/// error is always [`BashError::Lost`].
+pub(super) async fn follow(
+    dir: &RunDir,
+    supervised: Supervised,
+    deadline: Duration,
+    events: &mpsc::Sender<ToolEvent>,
+    wishes: &Wishes,
+) -> Result<Option<ToolDone>, BashError> {
+    let lost = |e: BashError| BashError::Lost(Box::new(e));
+    let exit = watch(dir, supervised, deadline, events, wishes)
+        .await
+        .map_err(lost)?;
+    let Some(exit) = exit else {
+        return Ok(None);
+    };
+    let dir = dir.clone();
     let result = blocking(move || settle::result_of(&dir, &exit)).await;
-    result.map_err(|e| BashError::Lost(Box::new(e.into())))
+    result.map(Some).map_err(|e| lost(e.into()))
 }
 
 /// Ends a run whose directory can no longer be used.
@@ -132,14 +159,35 @@ fn start_supervisor(shared: &Shared, dir: &RunDir) -> std::io::Result<Child> {
     Command::from(command).kill_on_drop(false).spawn()
 }
 
+/// How a supervisor's death is noticed.
+#[derive(Debug)]
+pub(super) enum Supervised {
+    /// It is our child.
+    Child(Child),
+    /// It is another server's: its end of `control` closes.
+    Adopted,
+}
+
+impl Supervised {
+    /// Comes back when a child has died; what was adopted is looked at.
+    async fn gone(&mut self) {
+        match self {
+            Supervised::Child(child) => {
+                let _status_is_in_exit = child.wait().await;
+            }
+            Supervised::Adopted => std::future::pending().await,
+        }
+    }
+}
+
 /// Follows a run until its `exit` is there, whoever has to write it.
 async fn watch(
     dir: &RunDir,
-    mut supervisor: Child,
+    mut supervised: Supervised,
     deadline: Duration,
     events: &mpsc::Sender<ToolEvent>,
-    kill: &CancellationToken,
-) -> Result<Exit, BashError> {
+    wishes: &Wishes,
+) -> Result<Option<Exit>, BashError> {
     let started = Instant::now();
     let mut preview = Preview::default();
     let mut give_up_after = deadline.saturating_add(SUPERVISOR_PATIENCE);
@@ -147,23 +195,26 @@ async fn watch(
     let mut pause = LOOK_FIRST;
     loop {
         tokio::select! {
-            _ = supervisor.wait(), if !supervisor_gone => supervisor_gone = true,
-            () = kill.cancelled(), if !stopping => {
+            () = supervised.gone(), if !supervisor_gone => supervisor_gone = true,
+            () = wishes.kill.cancelled(), if !stopping => {
                 stopping = true;
                 pause = LOOK_FIRST;
                 give_up_after = give_up_after.min(started.elapsed() + SUPERVISOR_PATIENCE);
             }
+            // Who was told to stop it first sees it through.
+            () = wishes.leave.cancelled(), if !stopping => return Ok(None),
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(LOOK_MOST),
         }
-        let (looked_at, from) = (dir.clone(), preview.wants());
-        let look = blocking(move || look(&looked_at, stopping, from)).await?;
+        let looked_at = dir.clone();
+        let (from, asks) = (preview.wants(), matches!(supervised, Supervised::Adopted));
+        let look = blocking(move || look(&looked_at, stopping, from, asks)).await?;
         if let Some(exit) = look.exit {
-            return Ok(exit);
+            return Ok(Some(exit));
         }
         preview.send(&look.output, events);
-        if supervisor_gone || started.elapsed() > give_up_after {
+        if supervisor_gone || look.is_deserted || started.elapsed() > give_up_after {
             let dir = dir.clone();
-            return Ok(blocking(move || settle::bury(&dir)).await?);
+            return Ok(Some(blocking(move || settle::bury(&dir)).await?));
         }
     }
 }
@@ -171,17 +222,29 @@ async fn watch(
 struct Look {
     exit: Option<Exit>,
     output: Vec<u8>,
+    is_deserted: bool,
 }
 
-fn look(dir: &RunDir, stopping: bool, from: Option<u64>) -> Result<Look, BashError> {
+fn look(
+    dir: &RunDir,
+    stopping: bool,
+    from: Option<u64>,
+    asks_for_supervisor: bool,
+) -> Result<Look, BashError> {
     if stopping {
         dir.revoke()?;
         // Nobody there yet: the supervisor will see `revoked` when it comes.
         let _heard = dir.poke();
     }
+    // In this order: one that has ended wrote `exit` before it went.
+    let is_deserted = asks_for_supervisor && !dir.is_supervised();
     let exit = dir.exit()?;
     let output = from.map_or_else(Vec::new, |from| peek(dir, from));
-    Ok(Look { exit, output })
+    Ok(Look {
+        exit,
+        output,
+        is_deserted,
+    })
 }
 
 /// The next bytes of the output; none if they cannot be read, since a preview

@@ -10,13 +10,13 @@ use dispatch_core::ids::TurnId;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use super::input::Input;
 use super::rundir::RunDir;
+use super::unattended::{self, Unattended};
 use super::{
-    Exec, ReapOutcome, RunBounds, SweepReport, ToolDone, ToolEvent, ToolHandle, ToolRequest, bash,
-    files, sweep,
+    EndReport, Exec, RunBounds, SweepReport, ToolDone, ToolEvent, ToolHandle, ToolRequest, Wishes,
+    adopt, bash, files, sweep,
 };
 
 /// Where and how commands run.
@@ -62,6 +62,7 @@ pub(super) struct Shared {
     pub(super) runs: PathBuf,
     pub(super) config: LocalExecConfig,
     live: Mutex<BTreeSet<RunDir>>,
+    pub(super) unattended: Mutex<Unattended>,
 }
 
 impl LocalExec {
@@ -73,6 +74,7 @@ impl LocalExec {
                 runs,
                 config,
                 live: Mutex::default(),
+                unattended: Mutex::default(),
             }),
         })
     }
@@ -81,18 +83,22 @@ impl LocalExec {
 impl Exec for LocalExec {
     /// Must be called within a tokio runtime.
     fn start(&self, request: ToolRequest, events: mpsc::Sender<ToolEvent>) -> ToolHandle {
-        let (handle, kill) = ToolHandle::new();
+        let (handle, wishes) = ToolHandle::new();
         let shared = self.shared.clone();
         tokio::spawn(async move {
             let started = Instant::now();
             let (turn, call_id) = (request.turn, request.call_id.clone());
-            let work = tokio::spawn(carry_out(shared.clone(), request, events.clone(), kill));
+            let work = tokio::spawn(carry_out(shared.clone(), request, events.clone(), wishes));
             let mut done = match work.await {
-                Ok(done) => done,
+                Ok(Some(done)) => done,
+                Ok(None) => {
+                    let _nobody_listens = events.send(ToolEvent::Left).await;
+                    return;
+                }
                 // A panic is one call's failure (L7), and leaves no command behind.
                 Err(e) => {
-                    let left = sweep::reap(shared, turn, call_id).await;
-                    ToolDone::failed(format!("the tool broke off: {e}; its command: {left:?}"))
+                    let left = sweep::put_down(shared, turn, call_id).await;
+                    ToolDone::failed(format!("the tool broke off: {e}; {left}"))
                 }
             };
             done.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -101,8 +107,26 @@ impl Exec for LocalExec {
         handle
     }
 
-    fn reap(&self, turn: TurnId, call_id: &str) -> BoxFuture<'static, ReapOutcome> {
-        sweep::reap(self.shared.clone(), turn, call_id.to_owned()).boxed()
+    /// Must be called within a tokio runtime.
+    fn adopt(&self, turn: TurnId, call_id: &str, events: mpsc::Sender<ToolEvent>) -> ToolHandle {
+        let (handle, wishes) = ToolHandle::new();
+        let adopting = adopt::adopt(
+            self.shared.clone(),
+            turn,
+            call_id.to_owned(),
+            events,
+            wishes,
+        );
+        tokio::spawn(adopting);
+        handle
+    }
+
+    fn unattended(&self) -> BoxFuture<'static, Vec<TurnId>> {
+        unattended::turns(self.shared.clone()).boxed()
+    }
+
+    fn end_unattended(&self, turns: Vec<TurnId>) -> BoxFuture<'static, EndReport> {
+        unattended::end(self.shared.clone(), turns).boxed()
     }
 
     fn sweep_runs(&self, bounds: RunBounds) -> BoxFuture<'static, SweepReport> {
@@ -110,30 +134,34 @@ impl Exec for LocalExec {
     }
 }
 
+/// `None` for a call that was left.
 async fn carry_out(
     shared: Arc<Shared>,
     request: ToolRequest,
     events: mpsc::Sender<ToolEvent>,
-    kill: CancellationToken,
-) -> ToolDone {
-    match Input::parse(&request.name, &request.input) {
-        Ok(Input::Bash(input)) => bash::run(&shared, &request, input, &events, &kill)
-            .await
-            .unwrap_or_else(|e| ToolDone::failed(e.to_string())),
+    wishes: Wishes,
+) -> Option<ToolDone> {
+    let done = match Input::parse(&request.name, &request.input) {
+        Ok(Input::Bash(input)) => {
+            return bash::run(&shared, &request, input, &events, &wishes)
+                .await
+                .unwrap_or_else(|e| Some(ToolDone::failed(e.to_string())));
+        }
         Ok(Input::Read(input)) => {
-            files::run(&request, &kill, move |cwd, stop| {
+            files::run(&request, &wishes.kill, move |cwd, stop| {
                 files::read(cwd, &input, stop)
             })
             .await
         }
         Ok(Input::Write(input)) => {
-            files::run(&request, &kill, move |cwd, stop| {
+            files::run(&request, &wishes.kill, move |cwd, stop| {
                 files::write(cwd, &input, stop)
             })
             .await
         }
         Err(e) => ToolDone::failed(e.to_string()),
-    }
+    };
+    Some(done)
 }
 
 impl Shared {

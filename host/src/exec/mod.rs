@@ -22,6 +22,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+mod adopt;
 mod bash;
 mod env;
 mod files;
@@ -34,6 +35,7 @@ mod settle;
 mod sink;
 pub mod supervisor;
 mod sweep;
+mod unattended;
 
 pub use local::{LocalExec, LocalExecConfig};
 
@@ -76,8 +78,13 @@ pub enum ToolEvent {
         /// The text.
         text: String,
     },
-    /// The call is over. Arrives exactly once, as the last event.
+    /// To [`Exec::adopt`], first and exactly once: what was found.
+    Adopted(Adoption),
+    /// The call is over. Arrives exactly once, as the last event, except of a
+    /// call that was left, or found not to run.
     Done(ToolDone),
+    /// The call was left: the last event of one that was.
+    Left,
 }
 
 /// How a call ended.
@@ -97,16 +104,19 @@ pub struct ToolDone {
 
 /// What was found of a call that an earlier ownership or boot had started.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReapOutcome {
+pub enum Adoption {
     /// Nothing was ever started for this call.
     NotFound,
-    /// It had been running, and has been stopped. The output is what it wrote
+    /// It runs, and is watched from now on.
+    Running,
+    /// It was stopped, or its supervisor died. The output is what it wrote
     /// until then.
     Killed(ToolDone),
     /// It had ended by itself or at its deadline: the result that its owner
     /// would have had.
     AlreadyFinished(ToolDone),
-    /// It could not be stopped or asked; the cause is for people.
+    /// It could not be asked, or, where it had to be, not stopped; the cause is
+    /// for people.
     Stuck {
         /// What stands in the way, and what to do.
         cause: String,
@@ -137,33 +147,58 @@ impl Default for RunBounds {
 /// What a sweep of the run directories did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SweepReport {
-    /// Unfinished runs that were found and stopped.
-    pub killed: usize,
     /// Run directories that were removed.
     pub removed: usize,
-    /// Run directories that are left.
+    /// Run directories of finished runs that are left.
     pub kept: usize,
     /// What could not be done, one sentence each.
     pub failures: Vec<String>,
 }
 
-/// Stops a call. Dropping it does not.
+/// What became of runs that were to be ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndReport {
+    /// Runs that were found running and stopped.
+    pub killed: usize,
+    /// What could not be done, one sentence each.
+    pub failures: Vec<String>,
+}
+
+/// Stops a call, or lets go of it. Dropping it does neither.
 #[derive(Clone, Debug)]
 pub struct ToolHandle {
-    kill: CancellationToken,
+    wishes: Wishes,
+}
+
+/// What the holder of a [`ToolHandle`] wants of its call.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// See [`ToolHandle::kill`].
+    pub kill: CancellationToken,
+    /// See [`ToolHandle::leave`].
+    pub leave: CancellationToken,
 }
 
 impl ToolHandle {
-    /// A handle, and the token by which an implementation of [`Exec`] hears of it.
-    pub fn new() -> (ToolHandle, CancellationToken) {
-        let kill = CancellationToken::new();
-        (ToolHandle { kill: kill.clone() }, kill)
+    /// A handle, and what an implementation of [`Exec`] hears of it by.
+    pub fn new() -> (ToolHandle, Wishes) {
+        let wishes = Wishes::default();
+        let handle = ToolHandle {
+            wishes: wishes.clone(),
+        };
+        (handle, wishes)
     }
 
     /// Stops the call and its whole process tree; idempotent, and nothing once
     /// the call is over. [`ToolEvent::Done`] still arrives (T5).
     pub fn kill(&self) {
-        self.kill.cancel();
+        self.wishes.kill.cancel();
+    }
+
+    /// Watches the call no more: its events end with [`ToolEvent::Left`]. A
+    /// command runs on until somebody adopts or ends it (L8, L10).
+    pub fn leave(&self) {
+        self.wishes.leave.cancel();
     }
 }
 
@@ -174,12 +209,19 @@ pub trait Exec: Send + Sync + 'static {
     /// supervisor that dies are all answers, not errors.
     fn start(&self, request: ToolRequest, events: mpsc::Sender<ToolEvent>) -> ToolHandle;
 
-    /// Ends whatever earlier ownerships or boots left of a call, and comes back
-    /// when it is gone (L10, D37). It never runs a call again (D21).
-    fn reap(&self, turn: TurnId, call_id: &str) -> BoxFuture<'static, ReapOutcome>;
+    /// Watches on over what an earlier ownership or boot started for a call, or
+    /// tells what became of it, by [`ToolEvent::Adopted`] (L10). It never runs a
+    /// call again (D21).
+    fn adopt(&self, turn: TurnId, call_id: &str, events: mpsc::Sender<ToolEvent>) -> ToolHandle;
 
-    /// At boot, and from time to time: stops every unfinished run that is not
-    /// this process's own, and removes finished ones beyond `bounds` (O5).
+    /// The turns of commands that run and that nobody watches, each once.
+    fn unattended(&self) -> BoxFuture<'static, Vec<TurnId>>;
+
+    /// Ends what nobody watches of these turns, and comes back when it is gone
+    /// (L10, D37).
+    fn end_unattended(&self, turns: Vec<TurnId>) -> BoxFuture<'static, EndReport>;
+
+    /// Removes finished runs beyond `bounds` (O5).
     fn sweep_runs(&self, bounds: RunBounds) -> BoxFuture<'static, SweepReport>;
 }
 

@@ -136,6 +136,11 @@ impl RunDir {
         &self.0
     }
 
+    /// The turn that it was made for.
+    pub(super) fn turn(&self) -> Option<TurnId> {
+        TurnId::try_from(file_name(self.0.parent()?)).ok()
+    }
+
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
@@ -199,6 +204,15 @@ impl RunDir {
             },
             Err(_) => Poke::NobodyThere,
         }
+    }
+
+    /// Whether a supervisor lives here.
+    pub(super) fn is_supervised(&self) -> bool {
+        OpenOptions::new()
+            .write(true)
+            .custom_flags(OFlags::NONBLOCK.bits() as i32)
+            .open(self.path("control"))
+            .is_ok()
     }
 
     /// The supervisor's end of `control`, which shows that it lives. Opened for

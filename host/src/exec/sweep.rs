@@ -1,46 +1,30 @@
-//! What earlier ownerships and boots left (L10, D37), and what disk may hold.
+//! What the disk may hold of finished runs (O5), and the end of one that broke off.
 
 use std::sync::Arc;
 
 use dispatch_core::ids::TurnId;
 
-use super::format::{Exit, Reason, now_ms};
+use super::format::{Exit, now_ms};
 use super::local::{Shared, blocking};
 use super::rundir::RunDir;
 use super::settle::{self, SettleError};
-use super::{ReapOutcome, RunBounds, SweepReport};
+use super::{RunBounds, SweepReport};
 
-/// Ends every run of a call and tells what became of the last one.
-pub(super) async fn reap(shared: Arc<Shared>, turn: TurnId, call_id: String) -> ReapOutcome {
-    blocking(move || {
-        reap_blocking(&shared, turn, &call_id).unwrap_or_else(|e| ReapOutcome::Stuck {
-            cause: e.to_string(),
-        })
-    })
-    .await
-}
-
-fn reap_blocking(shared: &Shared, turn: TurnId, call_id: &str) -> Result<ReapOutcome, SettleError> {
-    let mut outcome = ReapOutcome::NotFound;
-    for dir in RunDir::of_call(&shared.runs, turn, call_id)? {
-        let exit = settle::settle(&dir)?;
-        // A directory without its meta.json never had a supervisor.
-        if dir.meta()?.is_none() {
-            continue;
+/// Ends every run of a call that broke off in this process.
+pub(super) async fn put_down(shared: Arc<Shared>, turn: TurnId, call_id: String) -> String {
+    let ended = blocking(move || -> Result<(), SettleError> {
+        for dir in RunDir::of_call(&shared.runs, turn, &call_id)? {
+            settle::settle(&dir)?;
         }
-        let done = settle::result_of(&dir, &exit)?;
-        outcome = match exit.reason {
-            Reason::Exited | Reason::Deadline | Reason::SpawnFailed => {
-                ReapOutcome::AlreadyFinished(done)
-            }
-            Reason::Killed | Reason::SupervisorLost => ReapOutcome::Killed(done),
-        };
+        Ok(())
+    });
+    match ended.await {
+        Ok(()) => "what it had started is gone".to_owned(),
+        Err(e) => e.to_string(),
     }
-    Ok(outcome)
 }
 
-/// Ends every unfinished run that is not this process's own, then removes what
-/// is beyond the bounds.
+/// Removes what is beyond the bounds; a run that has not ended stays.
 pub(super) async fn sweep(shared: Arc<Shared>, bounds: RunBounds) -> SweepReport {
     blocking(move || {
         let mut report = SweepReport::default();
@@ -48,11 +32,8 @@ pub(super) async fn sweep(shared: Arc<Shared>, bounds: RunBounds) -> SweepReport
             report.failures.push(e.to_string());
             Vec::new()
         });
-        let dirs: Vec<RunDir> = dirs
-            .into_iter()
-            .filter(|dir| !shared.is_live(dir))
-            .collect();
-        let finished = end_all(&dirs, &mut report);
+        let dirs = dirs.into_iter().filter(|dir| !shared.is_live(dir));
+        let finished = finished_of(dirs, &mut report);
         remove_beyond(finished, bounds, &mut report);
         report
     })
@@ -65,36 +46,18 @@ struct Finished {
     dir: RunDir,
 }
 
-fn end_all(dirs: &[RunDir], report: &mut SweepReport) -> Vec<Finished> {
-    let unfinished = |dir: &&RunDir| matches!(dir.exit(), Ok(None));
-    let to_end: Vec<&RunDir> = dirs.iter().filter(unfinished).collect();
-    // All are asked first, so that their grace runs side by side.
-    for dir in &to_end {
-        match dir.revoke() {
-            Ok(()) => {
-                let _heard = dir.poke();
-            }
-            Err(e) => report.failures.push(e.to_string()),
+fn finished_of(dirs: impl Iterator<Item = RunDir>, report: &mut SweepReport) -> Vec<Finished> {
+    dirs.filter_map(|dir| match dir.exit() {
+        Ok(exit) => finished(&dir, exit),
+        Err(e) => {
+            report.failures.push(e.to_string());
+            Some(unreadable(&dir))
         }
-    }
-    for dir in &to_end {
-        match settle::settle(dir) {
-            Ok(_) => report.killed += 1,
-            Err(e) => report.failures.push(e.to_string()),
-        }
-    }
-    dirs.iter()
-        .filter_map(|dir| match dir.exit() {
-            Ok(exit) => finished(dir, exit),
-            Err(e) => {
-                report.failures.push(e.to_string());
-                Some(unreadable(dir))
-            }
-        })
-        .collect()
+    })
+    .collect()
 }
 
-/// `None` for a run that could not be ended: it is evidence, and stays.
+/// `None` for one that runs, or that could not be ended: it is evidence.
 fn finished(dir: &RunDir, exit: Option<Exit>) -> Option<Finished> {
     exit.map(|exit| Finished {
         ended_ms: exit.ended_ms,

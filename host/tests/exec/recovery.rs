@@ -4,15 +4,18 @@ use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use dispatch::exec::{Exec, LocalExec, ReapOutcome, RunBounds, SweepReport, ToolDone};
+use dispatch::exec::{Adoption, Exec, LocalExec, RunBounds, SweepReport, ToolDone, ToolEvent};
+use dispatch_core::ids::TurnId;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::rig::{BINARY, Rig, config, is_alive, server_process, signal, until};
+use crate::rig::{BINARY, Rig, TURN, config, is_alive, server_process, signal, until};
 
-fn killed(outcome: ReapOutcome) -> ToolDone {
+const OTHER_TURN: TurnId = TurnId(TURN.0 + 1);
+
+fn killed(outcome: Adoption) -> ToolDone {
     match outcome {
-        ReapOutcome::Killed(done) => done,
+        Adoption::Killed(done) => done,
         other => panic!("not killed: {other:?}"),
     }
 }
@@ -49,7 +52,7 @@ fn start_ticks(pid: u32) -> u64 {
 
 #[tokio::test]
 async fn a_call_that_was_never_started_is_not_found() {
-    assert_eq!(Rig::new().reap().await, ReapOutcome::NotFound);
+    assert_eq!(Rig::new().reap().await, Adoption::NotFound);
 }
 
 #[tokio::test]
@@ -58,7 +61,7 @@ async fn l10_a_finished_command_is_found_with_its_whole_result() {
     let done = rig.bash("echo out; exit 4").await;
     for _ in 0..2 {
         match rig.reap().await {
-            ReapOutcome::AlreadyFinished(found) => {
+            Adoption::AlreadyFinished(found) => {
                 assert_eq!(found.output, done.output);
                 assert!(!found.ok);
             }
@@ -121,9 +124,89 @@ async fn l10_a_command_that_ends_after_its_server_leaves_its_result() {
     until("it has ended by itself", || !is_alive(pid)).await;
     rig.run_file("exit").await;
     match rig.reap().await {
-        ReapOutcome::AlreadyFinished(done) => assert_eq!(done.output, "late\n[exit code 5]"),
+        Adoption::AlreadyFinished(done) => assert_eq!(done.output, "late\n[exit code 5]"),
         other => panic!("not finished: {other:?}"),
     }
+}
+
+#[tokio::test]
+async fn l10_a_command_that_runs_is_adopted_and_streamed_on() {
+    let rig = Rig::new();
+    let command =
+        "echo begun; echo $$ > pid; until [ -e go ]; do sleep 0.01; done; echo late; exit 5";
+    rig.orphan(rig.bash_request(command), "pid").await;
+    let (adoption, mut call) = rig.adopt().await;
+    assert_eq!(adoption, Adoption::Running);
+    // Watched by somebody, it is nobody's to end.
+    assert_eq!(rig.exec.unattended().await, []);
+    assert_eq!(rig.exec.end_unattended(vec![TURN]).await.killed, 0);
+    fs::write(rig.cwd().join("go"), "").expect("written");
+    let (previews, done) = call.previews_and_done().await;
+    assert_eq!(done.output, "begun\nlate\n[exit code 5]");
+    assert_eq!(previews.first().map(|(offset, _)| *offset), Some(0));
+}
+
+#[tokio::test]
+async fn l10_an_adopted_command_can_be_killed_with_all_that_it_has_started() {
+    let rig = Rig::new();
+    let command = "(setsid sleep 1000 & echo $! > far); echo $$ > pid; exec sleep 1000";
+    let pid = rig.orphan(rig.bash_request(command), "pid").await;
+    let far = rig.pid_in("far").await;
+    let (adoption, call) = rig.adopt().await;
+    assert_eq!(adoption, Adoption::Running);
+    call.handle.kill();
+    assert!(call.done().await.output.starts_with("[stopped on request"));
+    assert!(!is_alive(pid) && !is_alive(far));
+}
+
+#[tokio::test]
+async fn l10_an_adopted_command_whose_supervisor_dies_is_an_answer() {
+    let rig = Rig::new();
+    let pid = rig
+        .orphan(rig.bash_request("echo $$ > pid; exec sleep 1000"), "pid")
+        .await;
+    let (adoption, call) = rig.adopt().await;
+    assert_eq!(adoption, Adoption::Running);
+    signal(rig.supervisor().await, Signal::KILL);
+    let done = call.done().await;
+    assert!(
+        done.output.contains("the supervisor of this command died"),
+        "{}",
+        done.output
+    );
+    assert!(!is_alive(pid));
+}
+
+#[tokio::test]
+async fn l8_a_command_that_is_left_runs_on_until_it_is_adopted() {
+    let rig = Rig::new();
+    let command = "echo $$ > pid; until [ -e go ]; do sleep 0.01; done; echo late";
+    let mut call = rig.start_bash(command);
+    let pid = rig.pid_in("pid").await;
+    call.handle.leave();
+    loop {
+        match call.events.recv().await.expect("a last event") {
+            ToolEvent::Left => break,
+            ToolEvent::Output { .. } => {}
+            other => panic!("not left: {other:?}"),
+        }
+    }
+    assert!(is_alive(pid));
+    let (adoption, call) = rig.adopt().await;
+    assert_eq!(adoption, Adoption::Running);
+    fs::write(rig.cwd().join("go"), "").expect("written");
+    assert_eq!(call.done().await.output, "late\n");
+}
+
+#[tokio::test]
+async fn l10_a_watcher_that_was_told_to_stop_its_command_is_waited_for() {
+    let rig = Rig::new();
+    let call = rig.start_bash("echo $$ > pid; exec sleep 1000");
+    let pid = rig.pid_in("pid").await;
+    call.handle.kill();
+    let (adoption, _) = rig.adopt().await;
+    assert!(matches!(adoption, Adoption::Killed(_)), "{adoption:?}");
+    assert!(!is_alive(pid));
 }
 
 #[tokio::test]
@@ -320,9 +403,12 @@ impl SlowSupervisor {
 async fn l10_a_supervisor_that_starts_after_the_reaper_starts_nothing() {
     let slow = SlowSupervisor::new();
     let rig = slow.rig();
-    let _call = rig.start_bash("echo > ran");
+    let mut call = rig.start_bash("echo > ran");
     slow.pid().await;
-    killed(rig.reap().await);
+    call.handle.leave();
+    assert_eq!(call.events.recv().await, Some(ToolEvent::Left));
+    // Nobody is at `control` yet: as a dead server's run that never began.
+    killed(rig.adopt().await.0);
     slow.go_and_end().await;
     assert!(!rig.cwd().join("ran").exists());
 }
@@ -341,24 +427,28 @@ async fn l10_a_supervisor_that_starts_while_its_run_is_being_revoked_starts_noth
 }
 
 #[tokio::test]
-async fn d37_a_sweep_at_boot_ends_what_was_left_and_keeps_its_results() {
+async fn d37_what_nobody_watches_is_found_and_ended_turn_by_turn() {
     let rig = Rig::new();
     let mut pids = Vec::new();
     for n in 0..3 {
         let command = format!("echo $$ > pid{n}; exec sleep 1000");
         let mut request = rig.request("bash", json!({ "command": command }));
         request.call_id = format!("call_{n}");
+        if n == 2 {
+            request.turn = OTHER_TURN;
+        }
         pids.push(rig.orphan(request, &format!("pid{n}")).await);
     }
+    assert_eq!(rig.exec.unattended().await, [TURN, OTHER_TURN]);
+    let report = rig.exec.end_unattended(vec![TURN]).await;
+    assert_eq!((report.killed, report.failures), (2, Vec::new()));
+    assert!(!is_alive(pids[0]) && !is_alive(pids[1]) && is_alive(pids[2]));
+    assert_eq!(rig.exec.unattended().await, [OTHER_TURN]);
+    assert_eq!(rig.exec.end_unattended(vec![OTHER_TURN]).await.killed, 1);
+    assert!(!is_alive(pids[2]));
+    assert_eq!(rig.exec.unattended().await, []);
     let report = rig.exec.sweep_runs(RunBounds::default()).await;
-    assert!(pids.iter().all(|pid| !is_alive(*pid)));
-    let wanted = SweepReport {
-        killed: 3,
-        kept: 3,
-        ..SweepReport::default()
-    };
-    assert_eq!(report, wanted);
-    killed(rig.reap().await);
+    assert_eq!(report.kept, 3, "their results are kept");
 }
 
 #[tokio::test]
@@ -437,13 +527,13 @@ async fn a_damaged_run_does_not_stop_the_sweep_and_is_named() {
     assert!(rig.bash("true").await.ok);
     fs::write(rig.run_dir().join("exit"), "{").expect("written");
     let report = rig.exec.sweep_runs(RunBounds::default()).await;
-    assert_eq!((report.killed, report.kept), (0, 1));
+    assert_eq!(report.kept, 1);
     assert!(
         report.failures[0].contains("is not a run file"),
         "{report:?}"
     );
-    match rig.reap().await {
-        ReapOutcome::Stuck { cause } => assert!(cause.contains("damaged"), "{cause}"),
+    match rig.adopt().await.0 {
+        Adoption::Stuck { cause } => assert!(cause.contains("damaged"), "{cause}"),
         other => panic!("not stuck: {other:?}"),
     }
 }

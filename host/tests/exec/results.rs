@@ -187,7 +187,7 @@ async fn a_preview_shows_the_output_while_it_comes_and_stays_bounded() {
         dispatch::exec::ToolEvent::Output { offset, text, .. } => {
             previews.insert(0, (offset, text))
         }
-        dispatch::exec::ToolEvent::Done(done) => panic!("done too early: {done:?}"),
+        other => panic!("no preview: {other:?}"),
     }
     let mut next = 0;
     for (offset, text) in &previews {

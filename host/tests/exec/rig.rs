@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dispatch::exec::{
-    Exec, LocalExec, LocalExecConfig, ReapOutcome, ToolDone, ToolEvent, ToolHandle, ToolRequest,
+    Adoption, Exec, LocalExec, LocalExecConfig, ToolDone, ToolEvent, ToolHandle, ToolRequest,
 };
 use dispatch_core::ids::{Epoch, TurnId};
 use serde_json::{Value, json};
@@ -96,8 +96,22 @@ impl Rig {
         self.start_bash(command).done().await
     }
 
-    pub(crate) async fn reap(&self) -> ReapOutcome {
-        self.exec.reap(TURN, CALL).await
+    /// Takes over the call that another server started.
+    pub(crate) async fn adopt(&self) -> (Adoption, Call) {
+        let (to, mut events) = mpsc::channel(64);
+        let handle = self.exec.adopt(TURN, CALL, to);
+        let first = tokio::time::timeout(Duration::from_secs(60), events.recv()).await;
+        match first.expect("an answer in time") {
+            Some(ToolEvent::Adopted(adoption)) => (adoption, Call { handle, events }),
+            other => panic!("not what was found: {other:?}"),
+        }
+    }
+
+    /// What is found once everything that nobody watches has been ended.
+    pub(crate) async fn reap(&self) -> Adoption {
+        let report = self.exec.end_unattended(vec![TURN]).await;
+        assert_eq!(report.failures, Vec::<String>::new());
+        self.adopt().await.0
     }
 
     pub(crate) fn run_dir(&self) -> PathBuf {
@@ -152,6 +166,9 @@ impl Call {
                 ToolEvent::Done(done) => {
                     assert_eq!(self.events.recv().await, None, "nothing follows a result");
                     return (previews, done);
+                }
+                other @ (ToolEvent::Adopted(_) | ToolEvent::Left) => {
+                    panic!("neither output nor end: {other:?}")
                 }
             }
         }

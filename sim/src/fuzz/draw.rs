@@ -161,8 +161,9 @@ pub(super) fn tool_end(u: &mut Unstructured<'_>) -> Result<ToolEnd> {
 }
 
 pub(super) fn found(u: &mut Unstructured<'_>) -> Result<Found> {
-    Ok(match u.int_in_range(0..=2)? {
+    Ok(match u.int_in_range(0..=3)? {
         0 => Found::Nothing,
+        3 => Found::Running,
         1 => Found::Killed { output: text(u)? },
         _ => Found::Finished(tool_end(u)?),
     })
@@ -252,7 +253,11 @@ pub(super) fn input(u: &mut Unstructured<'_>, id: EffectId) -> Result<Input> {
             id,
             end: tool_end(u)?,
         },
-        8 => Input::Reaped {
+        8 if u.arbitrary()? => Input::Unattended {
+            id,
+            turns: several(u, 3, |u| Ok(TurnId(u.arbitrary()?)))?,
+        },
+        8 => Input::Adopted {
             id,
             found: found(u)?,
         },

@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dispatch::exec::{
-    Exec, OutputStream, ReapOutcome, RunBounds, SweepReport, ToolDone, ToolEvent, ToolHandle,
-    ToolRequest,
+    Adoption, EndReport, Exec, OutputStream, RunBounds, SweepReport, ToolDone, ToolEvent,
+    ToolHandle, ToolRequest, Wishes,
 };
 use dispatch_core::ids::TurnId;
+use dispatch_core::tools::READ;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use super::fact::{Fact, Log};
 use crate::rng::{Purpose, Rng};
@@ -30,7 +30,8 @@ pub(super) struct Computer {
 /// One run directory, so to speak.
 #[derive(Clone, Debug)]
 struct Run {
-    life: u32,
+    /// Whose server watches it, if one does.
+    life: Option<u32>,
     started_at_ms: u64,
     takes_ms: u64,
     is_killed: bool,
@@ -77,7 +78,7 @@ impl Computer {
         });
         let mut rng = Rng::keyed(self.seed, Purpose::Tool, words, 0);
         let run = Run {
-            life,
+            life: Some(life),
             started_at_ms: self.log.now_ms(),
             takes_ms: rng.spread(5, 10_000),
             is_killed: false,
@@ -90,17 +91,34 @@ impl Computer {
     }
 
     /// Stops a run; a run that has ended stays as it was.
-    fn kill(&self, turn: TurnId, call_id: &str) -> ReapOutcome {
+    fn kill(&self, turn: TurnId, call_id: &str) -> Option<ToolDone> {
         let now_ms = self.log.now_ms();
-        match self.lock().get_mut(&(turn, call_id.to_owned())) {
-            None => ReapOutcome::NotFound,
-            Some(run) if run.has_ended(now_ms) && !run.is_killed => {
-                ReapOutcome::AlreadyFinished(run.done())
-            }
-            Some(run) => {
-                run.is_killed = true;
-                ReapOutcome::Killed(run.done())
-            }
+        let mut runs = self.lock();
+        let run = runs.get_mut(&(turn, call_id.to_owned()))?;
+        run.is_killed |= !run.has_ended(now_ms);
+        Some(run.done())
+    }
+
+    /// Takes a run that goes on for a life; otherwise says what became of it.
+    fn adopt(&self, life: u32, turn: TurnId, call_id: &str) -> (Adoption, Option<Run>) {
+        let now_ms = self.log.now_ms();
+        let mut runs = self.lock();
+        let Some(run) = runs.get_mut(&(turn, call_id.to_owned())) else {
+            return (Adoption::NotFound, None);
+        };
+        if run.is_killed {
+            return (Adoption::Killed(run.done()), None);
+        }
+        if run.has_ended(now_ms) {
+            return (Adoption::AlreadyFinished(run.done()), None);
+        }
+        run.life = Some(life);
+        (Adoption::Running, Some(run.clone()))
+    }
+
+    fn leave(&self, turn: TurnId, call_id: &str) {
+        if let Some(run) = self.lock().get_mut(&(turn, call_id.to_owned())) {
+            run.life = None;
         }
     }
 
@@ -121,46 +139,97 @@ impl SimExec {
     }
 }
 
+impl SimExec {
+    /// Those that run and that this life, the only one there is, does not watch.
+    fn unwatched(&self) -> Vec<TurnId> {
+        let now_ms = self.computer.log.now_ms();
+        let runs = self.computer.lock();
+        let left = runs
+            .iter()
+            .filter(|(_, run)| run.life != Some(self.life) && !run.has_ended(now_ms));
+        let mut turns: Vec<TurnId> = left.map(|((turn, _), _)| *turn).collect();
+        turns.dedup();
+        turns
+    }
+}
+
 impl Exec for SimExec {
     fn start(&self, request: ToolRequest, events: mpsc::Sender<ToolEvent>) -> ToolHandle {
-        let (handle, killed) = ToolHandle::new();
+        let (handle, wishes) = ToolHandle::new();
+        if request.name == READ.name {
+            // Within the server, and gone with it.
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let done = ToolDone {
+                    ok: true,
+                    output: format!("read {}", request.input),
+                    spilled: None,
+                    truncated: false,
+                    duration_ms: 20,
+                };
+                let _ = events.send(ToolEvent::Done(done)).await;
+            });
+            return handle;
+        }
         let run = self.computer.begin(self.life, &request);
-        tokio::spawn(watch(self.computer.clone(), request, run, events, killed));
+        let call = (request.turn, request.call_id);
+        tokio::spawn(watch(self.computer.clone(), call, run, events, wishes));
         handle
     }
 
-    fn reap(&self, turn: TurnId, call_id: &str) -> BoxFuture<'static, ReapOutcome> {
-        let (computer, call_id) = (self.computer.clone(), call_id.to_owned());
-        async move {
+    fn adopt(&self, turn: TurnId, call_id: &str, events: mpsc::Sender<ToolEvent>) -> ToolHandle {
+        let (handle, wishes) = ToolHandle::new();
+        let (computer, life) = (self.computer.clone(), self.life);
+        let call = (turn, call_id.to_owned());
+        tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            computer.kill(turn, &call_id)
-        }
-        .boxed()
+            let (adoption, run) = computer.adopt(life, call.0, &call.1);
+            let _ = events.send(ToolEvent::Adopted(adoption)).await;
+            if let Some(run) = run {
+                watch(computer, call, run, events, wishes).await;
+            }
+        });
+        handle
     }
 
-    fn sweep_runs(&self, _: RunBounds) -> BoxFuture<'static, SweepReport> {
+    fn unattended(&self) -> BoxFuture<'static, Vec<TurnId>> {
+        std::future::ready(self.unwatched()).boxed()
+    }
+
+    fn end_unattended(&self, turns: Vec<TurnId>) -> BoxFuture<'static, EndReport> {
         let now_ms = self.computer.log.now_ms();
-        let mut report = SweepReport::default();
-        for run in self.computer.lock().values_mut() {
-            if run.life != self.life && !run.has_ended(now_ms) {
+        let mut report = EndReport::default();
+        for ((turn, _), run) in self.computer.lock().iter_mut() {
+            let is_left = run.life != Some(self.life) && !run.has_ended(now_ms);
+            if is_left && turns.contains(turn) {
                 run.is_killed = true;
                 report.killed += 1;
             }
-            report.kept += 1;
         }
+        std::future::ready(report).boxed()
+    }
+
+    fn sweep_runs(&self, _: RunBounds) -> BoxFuture<'static, SweepReport> {
+        let kept = self.computer.lock().len();
+        let report = SweepReport {
+            kept,
+            ..SweepReport::default()
+        };
         std::future::ready(report).boxed()
     }
 }
 
 async fn watch(
     computer: Computer,
-    request: ToolRequest,
+    (turn, call_id): (TurnId, String),
     run: Run,
     events: mpsc::Sender<ToolEvent>,
-    killed: CancellationToken,
+    wishes: Wishes,
 ) {
-    let half = Duration::from_millis(run.takes_ms / 2);
-    let end = Duration::from_millis(run.takes_ms) - half;
+    let ran_ms = computer.log.now_ms().saturating_sub(run.started_at_ms);
+    let left_ms = run.takes_ms.saturating_sub(ran_ms);
+    let half = Duration::from_millis(left_ms / 2);
+    let end = Duration::from_millis(left_ms) - half;
     let work = async {
         tokio::time::sleep(half).await;
         // Left out rather than waited for, as the real ones are.
@@ -174,10 +243,15 @@ async fn watch(
     };
     let done = tokio::select! {
         biased;
-        () = killed.cancelled() => match computer.kill(request.turn, &request.call_id) {
-            ReapOutcome::Killed(done) | ReapOutcome::AlreadyFinished(done) => done,
-            ReapOutcome::NotFound | ReapOutcome::Stuck { .. } => run.done(),
-        },
+        () = wishes.kill.cancelled() => {
+            let killed = computer.kill(turn, &call_id);
+            killed.unwrap_or_else(|| run.done())
+        }
+        () = wishes.leave.cancelled() => {
+            computer.leave(turn, &call_id);
+            let _ = events.send(ToolEvent::Left).await;
+            return;
+        }
         done = work => done,
     };
     // A server that is gone asks again when it is back.

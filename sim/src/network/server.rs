@@ -214,7 +214,10 @@ impl Watched {
             Effect::Store { .. }
             | Effect::StartTool { .. }
             | Effect::KillTool { .. }
-            | Effect::ReapTool { .. }
+            | Effect::AdoptTool { .. }
+            | Effect::LeaveTool { .. }
+            | Effect::FindUnattended { .. }
+            | Effect::EndUnattended { .. }
             | Effect::Publish { .. }
             | Effect::Wake { .. }
             | Effect::Answer { .. }

@@ -1,6 +1,7 @@
-//! `command-ends` (T5, T10): a command whose server lives is gone soon after its
-//! turn has ended, and soon after its own deadline: the core does not rely on
-//! a supervisor that may fail to keep it.
+//! `command-ends` (T5, T10, L10): a command is gone soon after its turn has
+//! ended, also one that its server has left behind; and, while its server lives,
+//! soon after its own deadline: the core does not rely on a supervisor that may
+//! fail to keep it.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +15,14 @@ use crate::fact::{Fact, Life, Moment};
 
 /// A kill takes 5 s at most; then there is the way to and fro.
 const SOON_US: Us = 30_000_000;
+/// What nobody watches is looked for once a sweep.
+const SWEEP_US: Us = 15_000_000;
 
 #[derive(Debug)]
 struct Running {
     turn: TurnId,
-    replica: usize,
+    /// `None`: its server has died or let go of it.
+    replica: Option<usize>,
     due_at: Us,
 }
 
@@ -30,9 +34,14 @@ pub(crate) struct CommandEnds {
 }
 
 impl CommandEnds {
-    /// What a dead server has left its own supervisor must end (L10).
-    fn forget(&mut self, replica: usize) {
-        self.running.retain(|_, running| running.replica != replica);
+    /// What a dead server has left its own supervisor must end at its deadline.
+    fn leave(&mut self, replica: usize) {
+        for running in self.running.values_mut() {
+            if running.replica == Some(replica) {
+                running.replica = None;
+                running.due_at = Us::MAX;
+            }
+        }
     }
 
     fn look(&self, at: Us) -> Result<(), Breach> {
@@ -42,7 +51,8 @@ impl CommandEnds {
             let Some(due_at) = self.hindrance.clear_since(due_at) else {
                 continue;
             };
-            if at.saturating_sub(due_at) > SOON_US {
+            let looked_for_us = if running.replica.is_none() { SWEEP_US } else { 0 };
+            if at.saturating_sub(due_at) > SOON_US + looked_for_us {
                 let end = if ended_at.is_some() {
                     "turn's end"
                 } else {
@@ -72,10 +82,17 @@ impl Oracle for CommandEnds {
                 replica,
                 deadline_ms,
                 ..
+            }
+            | Fact::ToolAdopted {
+                command,
+                turn,
+                replica,
+                deadline_ms,
+                ..
             } => {
                 let running = Running {
                     turn: *turn,
-                    replica: *replica,
+                    replica: Some(*replica),
                     due_at: moment.at + deadline_ms * 1_000,
                 };
                 self.running.insert((*command).to_owned(), running);
@@ -91,7 +108,7 @@ impl Oracle for CommandEnds {
                 state: Life::Down,
                 ..
             }
-            | Fact::Panicked { replica, .. } => self.forget(*replica),
+            | Fact::Panicked { replica, .. } => self.leave(*replica),
             Fact::Slots { .. } => return self.look(moment.at),
             _ => {}
         }

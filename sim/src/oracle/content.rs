@@ -107,7 +107,7 @@ impl Content {
                     .and_then(|step| script.steps[step].calls.get(told.calls));
                 told.calls += 1;
                 match asked {
-                    Some(call) if name == "bash" && *input == call.input() => Ok(()),
+                    Some(call) if name == call.tool() && *input == call.input() => Ok(()),
                     asked => Breach::new(format!("the call {asked:?}"), event.to_json()),
                 }
             }

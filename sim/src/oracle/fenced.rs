@@ -106,7 +106,7 @@ impl Oracle for Fenced {
             Fact::Opened { turn, epoch, .. } => {
                 self.holds(moment.store_now, *turn, *epoch, "request")
             }
-            Fact::ToolStarted { turn, epoch, .. } => {
+            Fact::ToolStarted { turn, epoch, .. } | Fact::ToolAdopted { turn, epoch, .. } => {
                 self.holds(moment.store_now, *turn, *epoch, "command")
             }
             _ => Ok(()),

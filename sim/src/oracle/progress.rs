@@ -21,7 +21,7 @@ const TOOL_US: Us = 640_000_000 + VERBS_US;
 #[derive(Debug, Default)]
 struct Ownership {
     idle_since: Us,
-    /// Tools were started: their ends may be lost on the way.
+    /// Tools were started or adopted: their ends may be lost on the way.
     tool_at: Option<Us>,
     streams: BTreeSet<u32>,
 }
@@ -104,7 +104,7 @@ impl Oracle for Progress {
                     self.active(at, grant.turn, |_| {});
                 }
             }
-            Fact::ToolStarted { turn, .. } => {
+            Fact::ToolStarted { turn, .. } | Fact::ToolAdopted { turn, .. } => {
                 self.active(at, *turn, |owned| owned.tool_at = Some(at));
             }
             Fact::ToolGone { turn, .. } => self.active(at, *turn, |_| {}),

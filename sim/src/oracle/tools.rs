@@ -1,12 +1,13 @@
 //! `tool-once` (L2): a command is started at most once, and its own answer is
 //! what the log has. `no-orphan` (L10): while a turn streams or starts a
-//! command, nothing of its earlier ownerships runs. `tools-answered` (T12,
+//! command, nothing of its earlier ownerships runs that was not adopted. `tools-answered` (T12,
 //! D20): every call of a step has its answer before anything else is logged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use dispatch_core::event::EventBody;
 use dispatch_core::ids::{Epoch, TurnId};
+use dispatch_core::tools::READ;
 
 use super::{Breach, Oracle};
 use crate::fact::{Fact, Moment};
@@ -17,6 +18,7 @@ pub(crate) struct ToolOnce {
     outputs: BTreeMap<(TurnId, String), String>,
     answered: BTreeSet<(TurnId, String)>,
     asked: BTreeSet<(TurnId, String)>,
+    looks: BTreeSet<(TurnId, String)>,
 }
 
 impl Oracle for ToolOnce {
@@ -46,8 +48,12 @@ impl Oracle for ToolOnce {
                 Ok(())
             }
             Fact::Logged(event) => match &event.body {
-                EventBody::ToolCall { call_id, .. } => {
-                    self.asked.insert((event.turn, call_id.clone()));
+                EventBody::ToolCall { call_id, name, .. } => {
+                    let call = (event.turn, call_id.clone());
+                    if name == READ.name {
+                        self.looks.insert(call.clone());
+                    }
+                    self.asked.insert(call);
                     Ok(())
                 }
                 EventBody::ToolResult {
@@ -58,10 +64,13 @@ impl Oracle for ToolOnce {
                 } => {
                     let call = (event.turn, call_id.clone());
                     let ran = self.outputs.get(&call);
+                    // What changes nothing may be run as often as need be, and
+                    // leaves no trace.
+                    let looked = self.looks.contains(&call);
                     if !self.asked.contains(&call) || !self.answered.insert(call) {
                         return Breach::new("one answer for each call", event.to_json());
                     }
-                    if *ok && ran != Some(output) {
+                    if *ok && !looked && ran != Some(output) {
                         return Breach::new(
                             format!("the command's own output {ran:?}"),
                             event.to_json(),
@@ -151,6 +160,16 @@ impl Oracle for NoOrphan {
                 ..
             } => {
                 self.alone(*turn, "a later ownership starts a command", Some(*epoch))?;
+                let running = self.running.entry(*turn).or_default();
+                running.insert((*command).to_owned(), *epoch);
+                Ok(())
+            }
+            Fact::ToolAdopted {
+                command,
+                turn,
+                epoch,
+                ..
+            } => {
                 let running = self.running.entry(*turn).or_default();
                 running.insert((*command).to_owned(), *epoch);
                 Ok(())

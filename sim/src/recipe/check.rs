@@ -20,7 +20,7 @@ const MOST_MS: u64 = MOST_US / 1_000;
 const LEAST_STORE_US: Us = 200;
 
 /// [`dispatch_core::store::Verb::name`].
-const VERBS: [&str; 20] = [
+const VERBS: [&str; 21] = [
     "boot",
     "accept",
     "admission-view",
@@ -38,18 +38,22 @@ const VERBS: [&str; 20] = [
     "renew",
     "requests",
     "sweep-one",
+    "ended",
     "put-workspace",
     "star",
     "set-limit",
 ];
 
 /// What else [`When::At`] may wait for.
-const OTHER_EFFECTS: [&str; 11] = [
+const OTHER_EFFECTS: [&str; 14] = [
     "open-provider",
     "close-provider",
     "start-tool",
     "kill-tool",
-    "reap-tool",
+    "adopt-tool",
+    "leave-tool",
+    "find-unattended",
+    "end-unattended",
     "publish",
     "wake",
     "answer",

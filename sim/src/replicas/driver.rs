@@ -255,12 +255,30 @@ impl Driver {
                     self.ring.kill_tool(*run);
                 }
             }
-            Effect::ReapTool {
+            Effect::AdoptTool {
                 id,
                 turn,
                 call_id,
-                epoch: _,
-            } => self.ring.reap_tool(id, turn, call_id, &self.lanes.urgent),
+                epoch,
+                not_after,
+            } => {
+                if self.clock.now(self.ring.at()).mono <= not_after {
+                    let (call, lane) = ((turn, call_id), &self.lanes.urgent);
+                    let running = self.ring.adopt_tool(self.replica, id, call, epoch, lane);
+                    self.tools.extend(running.map(|run| (id, run)));
+                }
+            }
+            Effect::LeaveTool { id } => {
+                if let Some(run) = self.tools.remove(&id) {
+                    self.ring.leave_tool(run);
+                }
+            }
+            Effect::FindUnattended { id } => {
+                let turns = self.ring.unattended();
+                let input = Input::Unattended { id, turns };
+                let _ = self.lanes.urgent.send(Urgent::Input(input));
+            }
+            Effect::EndUnattended { turns } => self.ring.end_unattended(&turns),
             Effect::Publish { event } => {
                 self.ring.tell(&Fact::Published {
                     replica: self.replica,

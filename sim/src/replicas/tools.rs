@@ -1,13 +1,15 @@
 //! Commands: they run in run directories that every replica can look into, and
 //! go on when the replica that started them dies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use dispatch_core::config::Deadlines;
 use dispatch_core::event::OutputStream;
-use dispatch_core::ids::{EffectId, TurnId};
+use dispatch_core::ids::{EffectId, Epoch, TurnId};
 use dispatch_core::io::{Found, Input, ToolEnd, ToolStart};
+use dispatch_core::tools::READ;
 use madsim::task::spawn_local;
 use madsim::time::sleep;
 use tokio::sync::{Notify, mpsc};
@@ -38,15 +40,24 @@ struct Run {
     command: String,
     turn: TurnId,
     call_id: String,
-    effect: EffectId,
-    /// To the process that started it.
-    starter: mpsc::UnboundedSender<Urgent>,
+    /// To the process that watches it, and as which effect; to nobody once it
+    /// was let go of.
+    watcher: Option<(mpsc::UnboundedSender<Urgent>, EffectId)>,
     state: State,
     kill: Rc<Notify>,
-    /// Its starter is not told of its end.
+    is_dying: bool,
+    /// Its watcher is not told of its end.
     end_is_lost: bool,
     fails: bool,
-    reapers: Vec<(mpsc::UnboundedSender<Urgent>, EffectId)>,
+    adopters: Vec<(mpsc::UnboundedSender<Urgent>, EffectId)>,
+}
+
+impl Run {
+    /// It runs, and no process hears of its end.
+    fn is_left(&self) -> bool {
+        let is_watched = self.watcher.as_ref().is_some_and(|(to, _)| !to.is_closed());
+        matches!(self.state, State::Runs) && !is_watched
+    }
 }
 
 enum State {
@@ -135,6 +146,10 @@ impl Ring {
     ) -> Option<usize> {
         let input: serde_json::Value = serde_json::from_str(&start.input).unwrap_or_default();
         let command = input["command"].as_str().unwrap_or(&start.input).to_owned();
+        if start.name == READ.name {
+            self.look_at_file(effect, &command, starter);
+            return None;
+        }
         let directory = (start.turn, start.call_id.clone());
         let runs = &mut *self.runs.borrow_mut();
         if let Some(Directory::Closed) = runs.directories.get(&directory) {
@@ -171,55 +186,120 @@ impl Ring {
             command,
             turn: start.turn,
             call_id: start.call_id,
-            effect,
-            starter: starter.clone(),
+            watcher: Some((starter.clone(), effect)),
             state: State::Runs,
             kill: Rc::default(),
+            is_dying: false,
             end_is_lost: rng.chance(faults.tool_end_lost) && !self.is_calm(),
             fails: rng.chance(faults.tool_fails),
-            reapers: Vec::new(),
+            adopters: Vec::new(),
         });
         let _ = runs.started.send((run, course));
         Some(run)
     }
 
-    pub(super) fn kill_tool(&self, run: usize) {
-        self.runs.borrow().runs[run].kill.notify_one();
-    }
-
-    pub(super) fn reap_tool(
+    /// Within the process: one that dies meanwhile is not there to be told.
+    fn look_at_file(
         &self,
         id: EffectId,
-        turn: TurnId,
-        call_id: String,
-        reaper: &mpsc::UnboundedSender<Urgent>,
+        command: &str,
+        starter: &mpsc::UnboundedSender<Urgent>,
     ) {
+        let digest = xxhash_rust::xxh3::xxh3_64(command.as_bytes());
+        let mut rng = Rng::keyed(self.seed, Purpose::Tool, digest, 0);
+        let end = ToolEnd {
+            ok: true,
+            output: output_of(command),
+            duration_ms: 1,
+            spilled: None,
+        };
+        let (starter, after) = (starter.clone(), rng.spread(1_000, 5 * SECOND));
+        spawn_local(async move {
+            sleep(Duration::from_micros(after)).await;
+            let _ = starter.send(Urgent::Input(Input::ToolDone { id, end }));
+        });
+    }
+
+    pub(super) fn kill_tool(&self, run: usize) {
+        let run = &mut self.runs.borrow_mut().runs[run];
+        run.is_dying = true;
+        run.kill.notify_one();
+    }
+
+    /// Its number, where it runs and is watched on over.
+    pub(super) fn adopt_tool(
+        &self,
+        replica: usize,
+        id: EffectId,
+        (turn, call_id): (TurnId, String),
+        epoch: Epoch,
+        adopter: &mpsc::UnboundedSender<Urgent>,
+    ) -> Option<usize> {
         let runs = &mut *self.runs.borrow_mut();
         let directory = runs.directories.entry((turn, call_id));
+        let mut running = None;
         let found = match *directory.or_insert(Directory::Closed) {
             Directory::Closed => Found::Nothing,
             Directory::Run(run) => {
                 let place = &mut runs.runs[run];
-                if let State::Runs = place.state {
-                    place.reapers.push((reaper.clone(), id));
-                    place.kill.notify_one();
-                    return;
+                match place.state {
+                    State::Runs if place.is_dying => {
+                        place.adopters.push((adopter.clone(), id));
+                        return None;
+                    }
+                    State::Runs => {
+                        place.watcher = Some((adopter.clone(), id));
+                        self.tell(&Fact::ToolAdopted {
+                            command: &place.command,
+                            turn,
+                            epoch,
+                            replica,
+                            deadline_ms: Deadlines::default().tool_ms,
+                        });
+                        running = Some(run);
+                        Found::Running
+                    }
+                    State::Killed | State::Ended(_) => runs.found(run),
                 }
-                runs.found(run)
             }
         };
-        let _ = reaper.send(Urgent::Input(Input::Reaped { id, found }));
+        let _ = adopter.send(Urgent::Input(Input::Adopted { id, found }));
+        running
+    }
+
+    pub(super) fn leave_tool(&self, run: usize) {
+        self.runs.borrow_mut().runs[run].watcher = None;
+    }
+
+    /// Who runs without a process that would hear of its end, each turn once.
+    pub(super) fn unattended(&self) -> Vec<TurnId> {
+        let runs = self.runs.borrow();
+        let left = runs.runs.iter().filter(|run| run.is_left());
+        let turns: BTreeSet<TurnId> = left.map(|run| run.turn).collect();
+        turns.into_iter().collect()
+    }
+
+    pub(super) fn end_unattended(&self, turns: &[TurnId]) {
+        for run in &mut self.runs.borrow_mut().runs {
+            if run.is_left() && turns.contains(&run.turn) {
+                run.is_dying = true;
+                run.kill.notify_one();
+            }
+        }
     }
 
     fn tool_prints(&self, run: usize) {
         let run = &self.runs.borrow().runs[run];
+        let Some((watcher, id)) = &run.watcher else {
+            return;
+        };
         let input = Input::ToolOutput {
-            id: run.effect,
+            id: *id,
             stream: OutputStream::Combined,
             offset: 0,
             text: output_of(&run.command),
         };
-        let _ = run.starter.send(Urgent::Input(input));
+        let _ = watcher.send(Urgent::Input(input));
     }
 
     /// Tells everybody of a command's end.
@@ -241,14 +321,14 @@ impl Ring {
             turn: run.turn,
             end: end.as_ref(),
         });
-        let reapers = std::mem::take(&mut run.reapers);
-        if !run.end_is_lost {
-            let (id, end) = (run.effect, end.unwrap_or_else(|| refused("killed")));
-            let _ = run.starter.send(Urgent::Input(Input::ToolDone { id, end }));
+        let adopters = std::mem::take(&mut run.adopters);
+        if let (false, Some((watcher, id))) = (run.end_is_lost, run.watcher.clone()) {
+            let end = end.unwrap_or_else(|| refused("killed"));
+            let _ = watcher.send(Urgent::Input(Input::ToolDone { id, end }));
         }
-        for (reaper, id) in reapers {
+        for (adopter, id) in adopters {
             let found = runs.found(at);
-            let _ = reaper.send(Urgent::Input(Input::Reaped { id, found }));
+            let _ = adopter.send(Urgent::Input(Input::Adopted { id, found }));
         }
     }
 }

@@ -190,8 +190,9 @@ pub(crate) enum When {
 }
 
 /// Effects at which processes are hit: those that leave something half done.
-pub(crate) const HIT_AT: [&str; 14] = [
+pub(crate) const HIT_AT: [&str; 15] = [
     "accept",
+    "adopt-tool",
     "apply-grants",
     "checkpoint",
     "commit-step",

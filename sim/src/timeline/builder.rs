@@ -124,8 +124,6 @@ pub(super) enum Going {
     Stream,
     /// A command, by its call.
     Tool(String),
-    /// A look for an earlier run of a call.
-    Reap(String),
 }
 
 /// An event to be added; what is not set is nothing.

@@ -90,17 +90,38 @@ impl Builder {
                     ..draft
                 });
             }
-            Effect::ReapTool {
+            Effect::AdoptTool {
                 id,
                 turn,
                 call_id,
                 epoch,
+                not_after: _,
             } => {
                 let lane = self.lane(LaneKind::Computer, &place.node);
-                let detail = format!("{call_id} of epoch {}", epoch.0);
+                let detail = format!("{call_id} under epoch {}", epoch.0);
                 let draft = Draft::new(at, Kind::Tool, lane, "look for an earlier run");
-                let going = Going::Reap(call_id.clone());
+                let going = Going::Tool(call_id.clone());
                 self.go(replica, &place, *id, Some(*turn), going, draft, detail);
+            }
+            Effect::LeaveTool { id } => {
+                let draft = self.back(at, replica, &place, *id, Kind::Tool);
+                self.add(Draft {
+                    lane: draft.from.unwrap_or(place.lane),
+                    from: draft.turn.or(Some(place.lane)),
+                    title: "leave command".to_owned(),
+                    cause: place.input,
+                    ..draft
+                });
+            }
+            Effect::FindUnattended { .. } => {}
+            Effect::EndUnattended { turns } => {
+                let lane = self.lane(LaneKind::Computer, &place.node);
+                self.add(Draft {
+                    from: Some(place.lane),
+                    cause: place.input,
+                    detail: cut(&format!("{turns:?}"), DETAIL_CHARS),
+                    ..Draft::new(at, Kind::Tool, lane, "end what turns have left")
+                });
             }
             Effect::Publish { event } => {
                 let (lane, turn) = (self.clients(), self.turn_lane(event.turn));
@@ -216,7 +237,7 @@ impl Builder {
         // A turn that is only asked for may never be.
         let turn_lane = match &what {
             Going::Verb("accept", _) => turn.and_then(|turn| self.known_turn(turn)),
-            Going::Verb(..) | Going::Stream | Going::Tool(_) | Going::Reap(_) => {
+            Going::Verb(..) | Going::Stream | Going::Tool(_) => {
                 turn.map(|turn| self.turn_lane(turn))
             }
         };

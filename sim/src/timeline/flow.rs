@@ -3,7 +3,7 @@
 use dispatch_core::Wake;
 use dispatch_core::event::AgentEvent;
 use dispatch_core::ids::{EffectId, TurnId};
-use dispatch_core::io::Input;
+use dispatch_core::io::{Found, Input};
 use dispatch_core::store::{Outcome, Reply};
 
 use super::Builder;
@@ -106,7 +106,12 @@ impl Builder {
                 self.command_over(at, replica, place, *id, result);
                 n
             }
-            Input::Reaped { id, found } => {
+            Input::Unattended { turns, .. } => self.add(Draft {
+                quiet: Some(Kind::Poll),
+                detail: debugged(turns, DETAIL_CHARS),
+                ..Draft::new(at, Kind::Tool, place.lane, "commands that nobody watches")
+            }),
+            Input::Adopted { id, found } => {
                 let draft = self.back(at, replica, place, *id, Kind::Tool);
                 let result = words::found(found);
                 let n = self.add(Draft {
@@ -114,7 +119,9 @@ impl Builder {
                     detail: debugged(found, DETAIL_CHARS),
                     ..draft
                 });
-                self.command_over(at, replica, place, *id, result);
+                if *found != Found::Running {
+                    self.command_over(at, replica, place, *id, result);
+                }
                 n
             }
             Input::EffectPanicked { id, message } => {
@@ -183,7 +190,7 @@ impl Builder {
         let flight = self.flights.remove(&(replica, place.life, id));
         let (verb, step) = match flight.as_ref().map(|flight| &flight.what) {
             Some(Going::Verb(name, step)) => (*name, *step),
-            Some(Going::Stream | Going::Tool(_) | Going::Reap(_)) | None => {
+            Some(Going::Stream | Going::Tool(_)) | None => {
                 ("late or repeated", Step::Stay)
             }
         };
@@ -249,6 +256,7 @@ impl Builder {
             | Reply::Renewed(_)
             | Reply::Requests { .. }
             | Reply::Swept(None)
+            | Reply::AreEnded(_)
             | Reply::Workspace(_) => &[],
         };
         for event in events {
@@ -311,7 +319,7 @@ impl Builder {
         let Some(flight) = self.flights.remove(&(replica, place.life, id)) else {
             return;
         };
-        let (Some(turn), Going::Tool(call) | Going::Reap(call)) = (flight.turn, flight.what) else {
+        let (Some(turn), Going::Tool(call)) = (flight.turn, flight.what) else {
             return;
         };
         self.command_gone(at, turn, &call, how);

@@ -53,6 +53,7 @@ impl Step {
             | Verb::Renew { .. }
             | Verb::Requests { .. }
             | Verb::SweepOne { .. }
+            | Verb::Ended { .. }
             | Verb::PutWorkspace { .. }
             | Verb::Star { .. }
             | Verb::SetLimit { .. } => Step::Stay,
@@ -83,6 +84,7 @@ pub(super) fn turn_of(verb: &Verb) -> Option<TurnId> {
         | Verb::Renew { .. }
         | Verb::Requests { .. }
         | Verb::SweepOne { .. }
+        | Verb::Ended { .. }
         | Verb::PutWorkspace { .. }
         | Verb::Star { .. }
         | Verb::SetLimit { .. } => None,
@@ -235,6 +237,7 @@ impl Builder {
             | Reply::Renewed(_)
             | Reply::Requests { .. }
             | Reply::Swept(None)
+            | Reply::AreEnded(_)
             | Reply::Workspace(_) => {}
         }
     }

@@ -64,6 +64,7 @@ fn reply(reply: &Reply) -> String {
         Reply::Requests { aborts, lost } => {
             format!("{} to abort, {} lost", aborts.len(), lost.len())
         }
+        Reply::AreEnded(turns) => format!("{} ended", turns.len()),
         Reply::Swept(None) => "nothing to sweep".to_owned(),
         Reply::Swept(Some(_)) => "swept one".to_owned(),
         Reply::Workspace(_) => "workspace".to_owned(),
@@ -73,6 +74,7 @@ fn reply(reply: &Reply) -> String {
 pub(super) fn found(found: &Found) -> &'static str {
     match found {
         Found::Nothing => "nothing",
+        Found::Running => "running",
         Found::Killed { .. } => "killed",
         Found::Finished(_) => "finished",
     }
@@ -103,7 +105,8 @@ pub(super) fn verb_quiet(verb: &Verb) -> Option<Kind> {
         | Verb::Checkpoint { .. }
         | Verb::Renew { .. }
         | Verb::Requests { .. }
-        | Verb::SweepOne { .. } => Some(Kind::Poll),
+        | Verb::SweepOne { .. }
+        | Verb::Ended { .. } => Some(Kind::Poll),
         Verb::Boot(_)
         | Verb::Accept(_)
         | Verb::ApplyGrants(_)
@@ -125,7 +128,9 @@ pub(super) fn verb_quiet(verb: &Verb) -> Option<Kind> {
 /// An outcome that changes nothing for the one who asked.
 pub(super) fn outcome_quiet(verb: &str, outcome: &Outcome) -> Option<Kind> {
     let is_quiet = match outcome {
-        Ok(Reply::View(_) | Reply::Renewed(_) | Reply::Swept(None)) => true,
+        Ok(
+            Reply::View(_) | Reply::Renewed(_) | Reply::Swept(None) | Reply::AreEnded(_),
+        ) => true,
         Ok(Reply::Requests { aborts, lost }) => aborts.is_empty() && lost.is_empty(),
         Ok(Reply::Granted(turns)) => turns.is_empty(),
         Ok(Reply::Landed { events }) => verb == "checkpoint" && events.is_empty(),

@@ -128,6 +128,7 @@ impl Watch for Builder {
             | Fact::Opened { .. }
             | Fact::Closed { .. }
             | Fact::Trouble { .. }
+            | Fact::ToolAdopted { .. }
             | Fact::ToolStarted { .. }
             | Fact::Answered { .. }
             | Fact::Checked { .. }

@@ -28,7 +28,8 @@ impl World<'_> {
             Input::Stored { id, .. } => process.writes.get(id).copied(),
             Input::Tick
             | Input::Command { .. }
-            | Input::Reaped { .. }
+            | Input::Adopted { .. }
+            | Input::Unattended { .. }
             | Input::EffectPanicked { .. }
             | Input::Shutdown => None,
         }
@@ -45,13 +46,13 @@ impl World<'_> {
             return;
         };
         let streams = std::mem::take(&mut process.streams);
-        let runs = std::mem::take(&mut process.runs);
+        let runs = process.runs.clone();
         for stream in streams.into_values() {
             self.tell(&Fact::Closed { stream });
             self.abandon_stream(stream, 50_000);
         }
-        for run in runs.into_values() {
-            self.kill_run(run);
+        for run in runs.into_keys() {
+            self.leave_tool(replica, run);
         }
         self.lose_taken_commands(replica);
         self.rebuild(replica, seal);

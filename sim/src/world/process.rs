@@ -325,12 +325,20 @@ impl World<'_> {
                 }
             }
             Effect::KillTool { id } => self.kill_tool(replica, id),
-            Effect::ReapTool {
+            Effect::AdoptTool {
                 id,
                 turn,
                 call_id,
-                epoch: _,
-            } => self.reap_tool(replica, id, turn, call_id),
+                epoch,
+                not_after,
+            } => {
+                if self.is_in_time(replica, not_after) {
+                    self.adopt_tool(replica, id, turn, call_id, epoch);
+                }
+            }
+            Effect::LeaveTool { id } => self.leave_tool(replica, id),
+            Effect::FindUnattended { id } => self.find_unattended(replica, id),
+            Effect::EndUnattended { turns } => self.end_unattended(&turns),
             Effect::Publish { event } => self.publish(replica, *event),
             Effect::Wake { conversation } => self.wake_followers(replica, &conversation),
             Effect::Answer { id, answer } => self.answered(replica, id, answer),

@@ -376,6 +376,7 @@ fn fence_of(verb: &Verb) -> Option<Fence> {
         | Verb::Renew { .. }
         | Verb::Requests { .. }
         | Verb::SweepOne { .. }
+        | Verb::Ended { .. }
         | Verb::PutWorkspace { .. }
         | Verb::Star { .. }
         | Verb::SetLimit { .. } => None,

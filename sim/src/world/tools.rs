@@ -1,11 +1,13 @@
 //! Commands: they run in run directories that every replica can look into, and
-//! go on when the server that started them dies.
+//! go on when the server that started them dies, until they are adopted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use dispatch_core::config::Deadlines;
 use dispatch_core::event::OutputStream;
-use dispatch_core::ids::{EffectId, TurnId};
+use dispatch_core::ids::{EffectId, Epoch, TurnId};
 use dispatch_core::io::{Found, Input, ToolEnd, ToolStart};
+use dispatch_core::tools::READ;
 
 use super::{Event, World};
 use crate::clock::Us;
@@ -32,9 +34,10 @@ struct Run {
     command: String,
     turn: TurnId,
     call_id: String,
+    /// Who watches it, and as which effect; nobody once it was let go of.
     replica: usize,
     life: u32,
-    effect: EffectId,
+    effect: Option<EffectId>,
     state: State,
     /// Between a kill and its death.
     kill_us: Us,
@@ -43,7 +46,7 @@ struct Run {
     end_is_lost: bool,
     fails: bool,
     /// Effects that wait for its death: replica, life and whom to tell.
-    reapers: Vec<(usize, u32, EffectId)>,
+    adopters: Vec<(usize, u32, EffectId)>,
 }
 
 enum State {
@@ -73,6 +76,9 @@ impl World<'_> {
         let life = self.replicas[replica].life;
         let input: serde_json::Value = serde_json::from_str(&start.input).unwrap_or_default();
         let command = input["command"].as_str().unwrap_or(&start.input).to_owned();
+        if start.name == READ.name {
+            return self.look_at_file(replica, effect, &command);
+        }
         let directory = (start.turn, start.call_id.clone());
         if let Some(Directory::Closed) = self.runs.directories.get(&directory) {
             let end = refused("its run directory was closed by a later ownership");
@@ -106,13 +112,13 @@ impl World<'_> {
             call_id: start.call_id,
             replica,
             life,
-            effect,
+            effect: Some(effect),
             state: State::Runs,
             kill_us: rng.spread(5_000, 5 * SECOND),
             is_dying: false,
             end_is_lost: trouble.end_is_lost,
             fails: trouble.fails,
-            reapers: Vec::new(),
+            adopters: Vec::new(),
         });
         if let Some(process) = &mut self.replicas[replica].process {
             process.runs.insert(effect, run);
@@ -123,11 +129,26 @@ impl World<'_> {
         self.queue_in(lasts, Event::ToolEnds(run));
     }
 
+    /// Within the server, and gone with it.
+    fn look_at_file(&mut self, replica: usize, id: EffectId, command: &str) {
+        let life = self.replicas[replica].life;
+        let digest = xxhash_rust::xxh3::xxh3_64(command.as_bytes());
+        let mut rng = self.dice.keyed(Purpose::Tool, digest, 0);
+        let end = ToolEnd {
+            ok: true,
+            output: output_of(command),
+            duration_ms: 1,
+            spilled: None,
+        };
+        let after = rng.spread(1_000, 5 * SECOND);
+        self.send(after, replica, life, Input::ToolDone { id, end });
+    }
+
     pub(super) fn tool_prints(&mut self, run: usize) {
         let run = &self.runs.runs[run];
-        if let State::Runs = run.state {
+        if let (State::Runs, Some(id)) = (&run.state, run.effect) {
             let input = Input::ToolOutput {
-                id: run.effect,
+                id,
                 stream: OutputStream::Combined,
                 offset: 0,
                 text: output_of(&run.command),
@@ -163,7 +184,7 @@ impl World<'_> {
         let (replica, life, id) = (run.replica, run.life, run.effect);
         let (turn, is_heard) = (run.turn, !run.end_is_lost);
         let (command, call_id) = (run.command.clone(), run.call_id.clone());
-        let reapers = std::mem::take(&mut run.reapers);
+        let adopters = std::mem::take(&mut run.adopters);
         self.recorder
             .line(self.at, || format!("`{command}` is gone: {end:?}"));
         self.tell(&Fact::ToolGone {
@@ -172,11 +193,11 @@ impl World<'_> {
             turn,
             end,
         });
-        for (replica, life, id) in reapers {
+        for (replica, life, id) in adopters {
             let found = self.found(at);
-            self.send(1_000, replica, life, Input::Reaped { id, found });
+            self.send(1_000, replica, life, Input::Adopted { id, found });
         }
-        if is_heard {
+        if let (true, Some(id)) = (is_heard, id) {
             let end = end.cloned().unwrap_or_else(|| refused("killed"));
             let after = self.dice.network().spread(500, 50_000);
             if self.scenario.lingers && self.dice.network().chance(3_000) {
@@ -217,12 +238,15 @@ impl World<'_> {
         }
     }
 
-    pub(super) fn reap_tool(
+    /// The effect is carried out at once, as a look at a disk is; its answer
+    /// takes a moment.
+    pub(super) fn adopt_tool(
         &mut self,
         replica: usize,
         id: EffectId,
         turn: TurnId,
         call_id: String,
+        epoch: Epoch,
     ) {
         let life = self.replicas[replica].life;
         let directory = self
@@ -232,21 +256,88 @@ impl World<'_> {
             .or_insert(Directory::Closed);
         let found = match *directory {
             Directory::Closed => {
-                self.court.sometimes.hit(Point::ReapedNothing);
+                self.court.sometimes.hit(Point::AdoptedNothing);
                 Found::Nothing
             }
             Directory::Run(run) => {
-                if let State::Runs = self.runs.runs[run].state {
-                    self.court.sometimes.hit(Point::ReapedRunning);
-                    self.runs.runs[run].reapers.push((replica, life, id));
-                    self.kill_run(run);
-                    return;
+                let place = &mut self.runs.runs[run];
+                match place.state {
+                    State::Runs if place.is_dying => {
+                        self.court.sometimes.hit(Point::AdoptedDying);
+                        place.adopters.push((replica, life, id));
+                        return;
+                    }
+                    State::Runs => {
+                        self.court.sometimes.hit(Point::AdoptedRunning);
+                        self.watch_on(replica, id, run, epoch);
+                        Found::Running
+                    }
+                    State::Killed | State::Ended(_) => {
+                        self.court.sometimes.hit(Point::AdoptedFinished);
+                        self.found(run)
+                    }
                 }
-                self.court.sometimes.hit(Point::ReapedFinished);
-                self.found(run)
             }
         };
-        self.send(1_000, replica, life, Input::Reaped { id, found });
+        self.send(1_000, replica, life, Input::Adopted { id, found });
+    }
+
+    fn watch_on(&mut self, replica: usize, id: EffectId, at: usize, epoch: Epoch) {
+        let (turn, command) = {
+            let run = &mut self.runs.runs[at];
+            (run.replica, run.life) = (replica, self.replicas[replica].life);
+            run.effect = Some(id);
+            (run.turn, run.command.clone())
+        };
+        if let Some(process) = &mut self.replicas[replica].process {
+            process.runs.insert(id, at);
+        }
+        self.tell(&Fact::ToolAdopted {
+            command: &command,
+            turn,
+            epoch,
+            replica,
+            deadline_ms: Deadlines::default().tool_ms,
+        });
+    }
+
+    /// Its server watches a command no more.
+    pub(super) fn leave_tool(&mut self, replica: usize, effect: EffectId) {
+        let process = self.replicas[replica].process.as_mut();
+        let Some(run) = process.and_then(|p| p.runs.remove(&effect)) else {
+            return;
+        };
+        self.court.sometimes.hit(Point::CommandLeft);
+        self.runs.runs[run].effect = None;
+    }
+
+    /// Who is not watched by a process that lives, each turn once.
+    pub(super) fn find_unattended(&mut self, replica: usize, id: EffectId) {
+        let is_watched = |run: &Run| {
+            let place = &self.replicas[run.replica];
+            run.effect.is_some() && place.process.is_some() && place.life == run.life
+        };
+        let runs = self.runs.runs.iter();
+        let unwatched = runs.filter(|r| matches!(r.state, State::Runs) && !is_watched(r));
+        let turns: BTreeSet<TurnId> = unwatched.map(|run| run.turn).collect();
+        let life = self.replicas[replica].life;
+        let turns = turns.into_iter().collect();
+        self.send(1_000, replica, life, Input::Unattended { id, turns });
+    }
+
+    pub(super) fn end_unattended(&mut self, turns: &[TurnId]) {
+        for at in 0..self.runs.runs.len() {
+            let run = &self.runs.runs[at];
+            let place = &self.replicas[run.replica];
+            let is_watched = run.effect.is_some() && place.life == run.life;
+            if matches!(run.state, State::Runs) && turns.contains(&run.turn) {
+                let is_left = !(is_watched && place.process.is_some());
+                if is_left {
+                    self.court.sometimes.hit(Point::UnattendedEnded);
+                    self.kill_run(at);
+                }
+            }
+        }
     }
 }
 

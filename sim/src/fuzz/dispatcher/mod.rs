@@ -97,9 +97,12 @@ fn operation(world: &mut World, u: &mut Unstructured<'_>, lies: bool) -> Result<
         22 => world.answer_stream(pick(u, world.streams.len())?, u.int_in_range(0..=3)?),
         23 => tool(world, u)?,
         24 => {
-            if let Some(id) = world.reaps.get(pick(u, world.reaps.len())?).copied() {
+            if let Some(id) = world.looks.pop() {
+                let turns = world.turns();
+                world.feed(Input::Unattended { id, turns });
+            } else if let Some(id) = world.adopts.get(pick(u, world.adopts.len())?).copied() {
                 let found = draw::found(u)?;
-                world.feed(Input::Reaped { id, found });
+                world.feed(Input::Adopted { id, found });
             }
         }
         25 => {

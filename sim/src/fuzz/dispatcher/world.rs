@@ -11,6 +11,7 @@ use dispatch_core::io::{Answer, Command, Effect, Found, Input, ToolEnd};
 use dispatch_core::liveness::OnCrash;
 use dispatch_core::store::{Model, ProviderSettings, Reply, StoreFault, TurnRow, TurnState, Verb};
 use dispatch_core::time::{Instant, Now, Timestamp};
+use dispatch_core::tools::find;
 use dispatch_core::wire::validate::validate_transcript;
 
 /// More than a grant pass with all its turns, or a boot with all that waited.
@@ -59,7 +60,8 @@ pub(super) struct World {
     pub(super) replies: Vec<(EffectId, Reply)>,
     pub(super) streams: Vec<EffectId>,
     pub(super) tools: Vec<EffectId>,
-    pub(super) reaps: Vec<EffectId>,
+    pub(super) adopts: Vec<EffectId>,
+    pub(super) looks: Vec<EffectId>,
     /// Of the present process; true once answered.
     commands: BTreeMap<CommandId, bool>,
     next_command: u64,
@@ -93,7 +95,8 @@ impl World {
             replies: Vec::new(),
             streams: Vec::new(),
             tools: Vec::new(),
-            reaps: Vec::new(),
+            adopts: Vec::new(),
+            looks: Vec::new(),
             commands: BTreeMap::new(),
             next_command: 0,
             accepted: BTreeSet::new(),
@@ -121,14 +124,25 @@ impl World {
             self.commands.insert(*id, false);
         }
         self.shutting_down |= input == Input::Shutdown;
-        let [stream, tool, reap] = ended_by(&input);
+        let [stream, tool, look] = ended_by(&input);
+        let adopted = match &input {
+            Input::Adopted { id, found } => Some((*id, *found == Found::Running)),
+            _ => None,
+        };
         let is_tick = input == Input::Tick;
         self.core.handle(now, input);
         self.drain();
         // Only now: what was due came before the input, and could still close it.
         self.streams.retain(|id| Some(*id) != stream);
         self.tools.retain(|id| Some(*id) != tool);
-        self.reaps.retain(|id| Some(*id) != reap);
+        self.looks.retain(|id| Some(*id) != look);
+        if let Some((id, runs)) = adopted
+            && let Some(at) = self.adopts.iter().position(|asked| *asked == id)
+        {
+            self.adopts.remove(at);
+            self.tools.extend(runs.then_some(id));
+        }
+        self.adopts.retain(|id| Some(*id) != tool);
         if let Err(broken) = self.core.check() {
             panic!("{broken}; the store has lied: {}", self.ever_lied);
         }
@@ -161,14 +175,32 @@ impl World {
                 self.streams.retain(|open| *open != id);
             }
             Effect::StartTool { id, start } => {
-                let is_first = self.started.insert((start.turn, start.call_id));
+                let may_repeat = find(&start.name).is_some_and(|tool| tool.read_only);
+                let is_first = self.started.insert((start.turn, start.call_id)) || may_repeat;
                 assert!(is_first || self.ever_lied, "a tool is started twice");
                 self.tools.push(id);
             }
             Effect::KillTool { id } => {
-                assert!(self.tools.contains(&id), "kills what does not run");
+                let is_ours = self.tools.contains(&id) || self.adopts.contains(&id);
+                assert!(is_ours, "kills what does not run");
             }
-            Effect::ReapTool { id, .. } => self.reaps.push(id),
+            Effect::AdoptTool { id, .. } => self.adopts.push(id),
+            Effect::LeaveTool { id } => {
+                let is_ours = self.tools.contains(&id) || self.adopts.contains(&id);
+                assert!(is_ours, "leaves what does not run");
+                self.tools.retain(|run| *run != id);
+                self.adopts.retain(|run| *run != id);
+            }
+            Effect::FindUnattended { id } => self.looks = Vec::from([id]),
+            Effect::EndUnattended { turns } => {
+                let rows = &self.model.turns;
+                let is_over = |turn: &TurnId| {
+                    let row = rows.get(turn);
+                    row.is_none_or(|row| row.state == TurnState::Ended)
+                };
+                let all_over = turns.iter().all(is_over);
+                assert!(all_over || self.ever_lied, "ends a command of an open turn");
+            }
             Effect::Publish { event } => self.check_published(&event),
             Effect::Answer { id, answer } => self.answered(id, &answer),
             Effect::Wake { .. } | Effect::Trace { .. } | Effect::Ready { .. } => {}
@@ -216,6 +248,11 @@ impl World {
     }
 
     /// A turn of the store for a drawn number, where it has any.
+    /// Some that a computer may know of.
+    pub(super) fn turns(&self) -> Vec<TurnId> {
+        self.model.turns.keys().take(5).copied().collect()
+    }
+
     pub(super) fn known_turn(&self, drawn: TurnId) -> TurnId {
         let known = self.model.turns.len().max(1) as u128;
         let place = usize::try_from(drawn.0 % known).unwrap_or(0);
@@ -366,7 +403,8 @@ impl World {
             .extend(self.verbs.drain(..).map(|(_, verb)| verb));
         self.streams.clear();
         self.tools.clear();
-        self.reaps.clear();
+        self.adopts.clear();
+        self.looks.clear();
         self.commands.clear();
         (self.lied, self.shutting_down, self.drained) = (false, false, false);
         let seed = [self.terms.seed.wrapping_add(self.boot as u8); 32];
@@ -411,7 +449,7 @@ impl World {
 
     fn settle(&mut self, what: &str, is_at_rest: impl Fn(&World) -> bool) {
         for _ in 0..MOST_CALM_INPUTS {
-            let in_flight = self.streams.len() + self.tools.len() + self.reaps.len();
+            let in_flight = self.streams.len() + self.tools.len() + self.adopts.len();
             let is_answered = self.commands.values().all(|answered| *answered);
             if in_flight == 0 && self.verbs.is_empty() && is_answered && is_at_rest(self) {
                 return;
@@ -447,9 +485,9 @@ impl World {
     fn answer_something(&mut self) -> bool {
         if !self.verbs.is_empty() {
             self.answer_verb(0);
-        } else if let Some(id) = self.reaps.first().copied() {
+        } else if let Some(id) = self.adopts.first().copied() {
             let found = Found::Nothing;
-            self.feed(Input::Reaped { id, found });
+            self.feed(Input::Adopted { id, found });
         } else if let Some(id) = self.tools.first().copied() {
             let end = ToolEnd {
                 ok: true,
@@ -489,12 +527,12 @@ impl World {
     }
 }
 
-/// The stream, the tool and the reaping of which nothing more comes after this.
+/// The stream, the tool and the look for commands of which nothing more comes after this.
 fn ended_by(input: &Input) -> [Option<EffectId>; 3] {
     match input {
         Input::ProviderEnd { id } | Input::ProviderFailed { id, .. } => [Some(*id), None, None],
         Input::ToolDone { id, .. } => [None, Some(*id), None],
-        Input::Reaped { id, .. } => [None, None, Some(*id)],
+        Input::Unattended { id, .. } => [None, None, Some(*id)],
         Input::EffectPanicked { id, .. } => [Some(*id); 3],
         Input::Tick
         | Input::Command { .. }
@@ -502,6 +540,7 @@ fn ended_by(input: &Input) -> [Option<EffectId>; 3] {
         | Input::ProviderHead { .. }
         | Input::ProviderBytes { .. }
         | Input::ToolOutput { .. }
+        | Input::Adopted { .. }
         | Input::Shutdown => [None; 3],
     }
 }
