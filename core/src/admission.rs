@@ -3,6 +3,7 @@
 //! store applies a plan by compare-and-set, so a stale view can only grant too
 //! little, never too much.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,8 @@ pub struct Head {
     pub key: WaiterKey,
     /// Its conversation's epoch as the view saw it: the grant's guard.
     pub epoch: Epoch,
+    /// The node that alone may run it.
+    pub bound: Option<Arc<str>>,
 }
 
 /// Whether a provider takes requests at all (A5).
@@ -81,6 +84,8 @@ pub struct AdmissionView {
     pub unstarred: Vec<Head>,
     /// When the next waiter that is not due yet becomes so.
     pub next_due: Option<Timestamp>,
+    /// Nodes that grant what is bound to them (L9).
+    pub live: Vec<Arc<str>>,
 }
 
 /// How many heads of each line a view carries: what one pass can grant at most.
@@ -109,8 +114,30 @@ pub struct Plan {
     pub look_again_at: Option<Timestamp>,
 }
 
-/// Decides which waiters get the free slots.
-pub fn plan_grants(view: &AdmissionView) -> Plan {
+/// Whose a head of the line is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// This node may run it.
+    Ours,
+    /// Another node will: it must not be overtaken.
+    Others,
+    /// Nobody can, for now.
+    Nobodys,
+}
+
+fn whose(head: &Head, node: &str, live: &[Arc<str>]) -> Whose {
+    match &head.bound {
+        None => Whose::Ours,
+        Some(bound) if **bound == *node => Whose::Ours,
+        Some(bound) if live.contains(bound) => Whose::Others,
+        Some(_) => Whose::Nobodys,
+    }
+}
+
+/// Decides which waiters `node` grants the free slots. It stops at one that
+/// another live node has to grant, which would starve behind those that any
+/// node may (L9).
+pub fn plan_grants(view: &AdmissionView, node: &str) -> Plan {
     let Gate::Open = view.gate;
     let used = view
         .streaming
@@ -118,9 +145,10 @@ pub fn plan_grants(view: &AdmissionView) -> Plan {
     // One slot that never counts as free, except where there is only one.
     let hidden = u32::from(view.limit > 1 && crate::planted!("D42"));
     let mut free = view.limit.saturating_sub(used + hidden);
+    let can_run = |head: &&Head| whose(head, node, &view.live) != Whose::Nobodys;
     let (mut starred, mut unstarred) = (
-        view.starred.iter().peekable(),
-        view.unstarred.iter().peekable(),
+        view.starred.iter().filter(can_run).peekable(),
+        view.unstarred.iter().filter(can_run).peekable(),
     );
     let mut fair = view.fair;
     let mut grants = Vec::new();
@@ -132,19 +160,21 @@ pub fn plan_grants(view: &AdmissionView) -> Plan {
         {
             break;
         }
-        let head = match (starred.peek().is_some(), unstarred.peek().is_some()) {
-            (true, true) => {
-                fair = (fair % FAIR_SHARE + 1) % FAIR_SHARE;
-                if fair == 0 {
-                    unstarred.next()
-                } else {
-                    starred.next()
-                }
-            }
-            (true, false) => starred.next(),
-            (false, _) => unstarred.next(),
+        let contended = starred.peek().is_some() && unstarred.peek().is_some();
+        let turn_of = match contended {
+            true => (fair % FAIR_SHARE + 1) % FAIR_SHARE,
+            false => fair,
         };
-        let Some(head) = head else { break };
+        let takes_unstarred = starred.peek().is_none() || (contended && turn_of == 0);
+        let line: &mut dyn Iterator<Item = &Head> = match takes_unstarred {
+            true => &mut unstarred,
+            false => &mut starred,
+        };
+        let Some(head) = line.next() else { break };
+        if whose(head, node, &view.live) == Whose::Others && !crate::planted!("D47") {
+            break;
+        }
+        fair = turn_of;
         grants.push(Grant {
             turn: head.turn,
             epoch: head.epoch,
@@ -182,6 +212,7 @@ mod tests {
                 seq: n,
             },
             epoch: Epoch(0),
+            bound: None,
         }
     }
     fn view(limit: u32, starred: Vec<Head>, unstarred: Vec<Head>) -> AdmissionView {
@@ -197,6 +228,17 @@ mod tests {
             starred,
             unstarred,
             next_due: None,
+            live: vec![ME.into(), "b".into()],
+        }
+    }
+    const ME: &str = "a";
+    fn planned(view: &AdmissionView) -> Plan {
+        plan_grants(view, ME)
+    }
+    fn bound(n: u64, node: &str) -> Head {
+        Head {
+            bound: Some(node.into()),
+            ..head(n, true)
         }
     }
     fn granted(plan: &Plan) -> Vec<u128> {
@@ -231,7 +273,7 @@ mod tests {
 
     #[test]
     fn a7_every_fourth_contended_grant_goes_to_the_oldest_unstarred() {
-        let plan = plan_grants(&view(
+        let plan = planned(&view(
             9,
             (100..106).map(|n| head(n, false)).collect(),
             (1..5).map(|n| head(n, true)).collect(),
@@ -244,7 +286,7 @@ mod tests {
     fn a1_a_limit_below_what_is_in_flight_grants_nothing() {
         let mut v = view(2, vec![], vec![head(1, true)]);
         v.streaming = 5;
-        assert!(plan_grants(&v).grants.is_empty());
+        assert!(planned(&v).grants.is_empty());
     }
 
     #[test]
@@ -252,7 +294,7 @@ mod tests {
         let mut v = view(2, vec![], vec![head(1, true), head(2, true)]);
         v.streaming = 1;
         v.cooling = vec![Timestamp(9_900)];
-        let plan = plan_grants(&v);
+        let plan = planned(&v);
         assert!(plan.grants.is_empty());
         assert_eq!(plan.look_again_at, Some(Timestamp(10_100)));
     }
@@ -261,7 +303,7 @@ mod tests {
     fn a_pass_with_nobody_due_looks_again_when_someone_is() {
         let mut v = view(4, vec![], vec![]);
         v.next_due = Some(Timestamp(15_000));
-        assert_eq!(plan_grants(&v).look_again_at, Some(Timestamp(15_000)));
+        assert_eq!(planned(&v).look_again_at, Some(Timestamp(15_000)));
     }
 
     #[test]
@@ -271,13 +313,34 @@ mod tests {
             some.take(count).collect()
         };
         // Starred waiters behind the view's last one may precede the unstarred.
-        let cut_off = plan_grants(&view(500, heads(HEADS, 1, false), heads(40, 900, true)));
+        let cut_off = planned(&view(500, heads(HEADS, 1, false), heads(40, 900, true)));
         let last_starred = cut_off.grants.last().map(|grant| grant.turn);
         assert_eq!(last_starred, Some(TurnId(64)));
         assert!(cut_off.grants.len() < HEADS + 40);
 
         let whole = heads(HEADS - 1, 1, false);
-        let all_seen = plan_grants(&view(500, whole, heads(HEADS - 1, 900, true)));
+        let all_seen = planned(&view(500, whole, heads(HEADS - 1, 900, true)));
         assert_eq!(all_seen.grants.len(), 2 * (HEADS - 1));
+    }
+
+    #[test]
+    fn l9_a_node_stops_at_what_another_live_node_has_to_grant() {
+        let line = vec![head(1, true), bound(2, "b"), head(3, true)];
+        let plan = planned(&view(9, vec![], line));
+        assert_eq!(granted(&plan), [1]);
+    }
+
+    #[test]
+    fn l9_a_node_grants_what_is_bound_to_itself_and_passes_over_the_dead() {
+        let line = vec![bound(1, "gone"), bound(2, ME), head(3, true)];
+        let plan = planned(&view(9, vec![], line));
+        assert_eq!(granted(&plan), [2, 3]);
+    }
+
+    #[test]
+    fn l9_a_fair_share_that_another_node_has_to_grant_is_not_counted() {
+        let starred = (100..104).map(|n| head(n, false)).collect();
+        let plan = planned(&view(9, starred, vec![bound(1, "b")]));
+        assert_eq!((granted(&plan), plan.fair), (vec![100, 101, 102], 3));
     }
 }

@@ -1,7 +1,7 @@
 //! What the core needs to know of a configuration. Credentials and addresses
 //! are not among it: they stay with the host (P4).
 
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,10 @@ pub struct Config {
     pub abort_patience_ms: u64,
     /// How long what runs may end by itself once a shutdown was asked for (L8).
     pub drain_ms: u64,
+    /// How long the node that a turn is bound to may be away (L9).
+    pub node_patience_ms: u64,
+    /// The build, as other replicas see it.
+    pub version: String,
     /// Sent before every transcript; empty: none.
     pub system_prompt: String,
 }
@@ -151,6 +155,8 @@ impl Config {
             checkpoint_ms: 1_000,
             abort_patience_ms: 10_000,
             drain_ms: 10_000,
+            node_patience_ms: 600_000,
+            version: env!("CARGO_PKG_VERSION").to_string(),
             system_prompt: String::new(),
         }
     }
@@ -166,6 +172,7 @@ impl Config {
             on_crash: self.on_crash,
             resume_limit: self.resume_limit,
             counts: true,
+            node_patience_ms: self.node_patience_ms,
         }
     }
 }

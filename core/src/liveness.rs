@@ -24,6 +24,9 @@ pub struct SweepPolicy {
     /// Whether this counts as a resume: not after a hand-over, nor for the
     /// bystanders of a panic.
     pub counts: bool,
+    /// How long the node that a turn is bound to may be away before the turn is
+    /// given up.
+    pub node_patience_ms: u64,
 }
 
 /// The verdict on one lapsed turn.
@@ -66,6 +69,19 @@ pub fn decide(turn: &TurnRow, policy: &SweepPolicy) -> SweepAction {
             "resume-limit",
         ),
         OnCrash::Resume => SweepAction::ParkAgain,
+    }
+}
+
+/// The end of a turn whose node has not come back (L9).
+pub fn node_lost(node: &str, policy: &SweepPolicy) -> Terminal {
+    let minutes = policy.node_patience_ms / 60_000;
+    Terminal::Error {
+        code: "node-lost".to_string(),
+        message: alloc::format!(
+            "the tools of this turn ran on node `{node}`, which has been away for {minutes} minutes; send the message again, or bring the node back first if its files are needed"
+        ),
+        cause: "node-lost".to_string(),
+        retryable: true,
     }
 }
 

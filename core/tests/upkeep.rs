@@ -102,8 +102,10 @@ fn a_boot_names_the_providers_that_its_configuration_has_lost() {
                 on_crash: OnCrash::Resume,
                 resume_limit: 3,
                 counts: true,
+                node_patience_ms: 600_000,
             },
             seal: None,
+            version: "1".into(),
         })
     };
     let orphaned = |reply| match reply {

@@ -9,6 +9,7 @@ mod conversations;
 mod guard;
 mod problem;
 mod providers;
+mod replicas;
 mod request;
 mod stall;
 mod stream;
@@ -66,6 +67,8 @@ pub struct Parts {
     pub token: Option<Secret>,
     /// Largest request body (O5).
     pub max_body_bytes: usize,
+    /// A replica that was silent for so long is away (L9).
+    pub lease_ms: u64,
     /// Every stream ends cleanly when this is cancelled (L8).
     pub closing: CancellationToken,
 }
@@ -111,6 +114,7 @@ impl Api {
                 put(workspaces::star).delete(workspaces::unstar),
             )
             .route("/providers", get(providers::list))
+            .route("/replicas", get(replicas::list))
             .route("/providers/{id}/limit", put(providers::set_limit))
             .route("/health", get(providers::health))
             .route("/healthz", get(|| async { "ok\n" }))

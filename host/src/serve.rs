@@ -237,8 +237,10 @@ impl House {
             boot: u64::from_le_bytes(eight_random_bytes()),
             incarnation: 0,
         };
+        let core = settings.core(owner);
+        let lease_ms = core.lease.lease_ms;
         let (driver, handle) = Driver::new(
-            settings.core(owner),
+            core,
             ports,
             journal.map(Journal::open).transpose()?,
             build,
@@ -255,6 +257,7 @@ impl House {
             providers: settings.providers.clone(),
             token: settings.token.clone(),
             max_body_bytes: settings.server.max_body_bytes,
+            lease_ms,
             closing: closing.clone(),
         });
         let house = House {

@@ -1,6 +1,8 @@
 //! What oracles are told: facts about the simulated world, never the inside of
 //! the code under test.
 
+use std::sync::Arc;
+
 use dispatch_core::admission::AdmissionView;
 use dispatch_core::event::AgentEvent;
 use dispatch_core::ids::{ConversationId, Epoch, ProviderId, TurnId};
@@ -83,7 +85,7 @@ pub struct Request {
 }
 
 /// A parked and due turn, as the store's rows have it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
     /// The turn.
     pub turn: TurnId,
@@ -91,6 +93,8 @@ pub struct Waiting {
     pub starred: bool,
     /// When it was accepted.
     pub accepted_at: Timestamp,
+    /// Where alone it may go on.
+    pub bound: Option<Arc<str>>,
 }
 
 /// What must be gone when everything has come to rest.

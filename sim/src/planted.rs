@@ -10,7 +10,7 @@ use crate::sweep::{Pace, sweep};
 pub type Entry = (&'static str, &'static [&'static str]);
 
 /// The bugs that the core ring answers for, and who may catch each.
-pub const LEDGER: [Entry; 35] = [
+pub const LEDGER: [Entry; 36] = [
     ("D02", &["limit", "slot-has-stream"]),
     ("D03", &["order"]),
     ("D05", &["order"]),
@@ -50,6 +50,7 @@ pub const LEDGER: [Entry; 35] = [
     ("D43", &["usage"]),
     ("D44", &["no-panic"]),
     ("D46", &["command-ends"]),
+    ("D47", &["at-home"]),
 ];
 
 /// Seeds within which a planted bug must be caught.

@@ -140,6 +140,8 @@ points! {
     UnattendedEnded = "unattended-command-ended",
     /// A command failed.
     ToolFailed = "command-failed",
+    /// A turn was given up because its node stayed away.
+    NodeLost = "node-lost",
     /// A client was told that the store had not confirmed.
     Unconfirmed = "answer-unconfirmed",
     /// A client was told that the server shuts down.
@@ -221,6 +223,7 @@ impl Sometimes {
                 "empty-completion" => self.hit(Point::EmptyTwice),
                 "step-too-large" => self.hit(Point::StepTooLarge),
                 "replica-lost" => self.hit(Point::ReplicaLost),
+                "node-lost" => self.hit(Point::NodeLost),
                 code if code.starts_with("provider-") => self.hit(Point::FatalRefusal),
                 _ => {}
             },

@@ -31,8 +31,10 @@ pub(super) fn boot() -> Verb {
             on_crash: OnCrash::Resume,
             resume_limit: 3,
             counts: true,
+            node_patience_ms: 600_000,
         },
         seal: None,
+        version: "1".to_owned(),
     })
 }
 
@@ -52,11 +54,14 @@ pub(super) fn accept(n: u64) -> Verb {
 }
 
 pub(super) fn view() -> Verb {
-    Verb::AdmissionView { provider: alpha() }
+    Verb::AdmissionView {
+        provider: alpha(),
+        live_ms: 60_000,
+    }
 }
 
 pub(super) fn grant(view: &AdmissionView) -> Verb {
-    let plan = plan_grants(view);
+    let plan = plan_grants(view, &owner().node);
     Verb::ApplyGrants(ApplyGrants {
         provider: alpha(),
         version: view.version,

@@ -106,6 +106,7 @@ pub(super) fn dump_of(model: &Model) -> Dump {
         turns: model.turns.clone(),
         workspaces: model.workspaces.clone(),
         providers: model.providers.clone(),
+        replicas: model.replicas.clone(),
         keys: model.keys.clone(),
         events: events.map(|(key, e)| (key.clone(), via_json(e))).collect(),
         markers: model.markers.clone(),

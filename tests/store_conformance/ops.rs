@@ -53,6 +53,7 @@ impl Ops {
             providers: providers.to_vec(),
             policy: self.policy(),
             seal: None,
+            version: "1".into(),
         })
     }
 
@@ -76,6 +77,7 @@ impl Ops {
             0..=5 => self.accept(),
             6 => Verb::AdmissionView {
                 provider: self.provider(),
+                live_ms: self.live_ms(),
             },
             7..=12 => self.grants(model),
             13..=22 => self.owned(model),
@@ -139,11 +141,13 @@ impl Ops {
         let provider = self.provider();
         let asked = Verb::AdmissionView {
             provider: provider.clone(),
+            live_ms: self.live_ms(),
         };
         let Reply::View(view) = model.clone().apply(&asked) else {
             return asked;
         };
-        let plan = plan_grants(&view);
+        let owner = self.owner();
+        let plan = plan_grants(&view, &owner.node);
         let stale = self.below(8);
         let mut grants = plan.grants;
         if self.below(10) == 0 {
@@ -156,7 +160,7 @@ impl Ops {
             provider,
             version: view.version.saturating_sub(u64::from(stale == 0)),
             fair: plan.fair,
-            owner: self.owner(),
+            owner,
             grants,
             lease_ms: LEASE_MS,
         })
@@ -379,14 +383,23 @@ impl Ops {
             .filter_map(|_| self.owned_turn(model))
             .map(|(_, fence)| fence)
             .collect();
-        match self.below(2) {
+        match self.below(3) {
             0 => Verb::Requests { turns },
+            1 => Verb::Ended {
+                turns: turns.iter().map(|fence| fence.turn).collect(),
+            },
             _ => Verb::Renew {
                 owner: self.owner(),
                 turns,
                 lease_ms: LEASE_MS,
+                serving: self.below(4) != 0,
             },
         }
+    }
+
+    /// Short enough that some have been silent for longer.
+    fn live_ms(&mut self) -> u64 {
+        self.pick(&[LEASE_MS, 2_000])
     }
 
     fn policy(&mut self) -> SweepPolicy {
@@ -394,6 +407,7 @@ impl Ops {
             on_crash: self.pick(&[OnCrash::Resume, OnCrash::Resume, OnCrash::Seal]),
             resume_limit: 2,
             counts: self.below(4) != 0,
+            node_patience_ms: self.pick(&[10 * MINUTE_MS, 10 * MINUTE_MS, 5_000]),
         }
     }
 

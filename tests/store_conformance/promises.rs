@@ -124,6 +124,7 @@ fn l3_a_renewed_lease_holds_and_a_lapsed_one_is_swept_one_marker_a_transaction()
         owner: crowd::owner(),
         turns,
         lease_ms: LEASE_MS,
+        serving: true,
     };
     let stale = Fence {
         epoch: Epoch(kept.epoch.0 - 1),
@@ -136,6 +137,7 @@ fn l3_a_renewed_lease_holds_and_a_lapsed_one_is_swept_one_marker_a_transaction()
             on_crash: OnCrash::Resume,
             resume_limit: 3,
             counts: true,
+            node_patience_ms: 600_000,
         },
     };
     let nothing = Reply::Swept(None);

@@ -1,13 +1,15 @@
 //! Stores with one mistake each: the comparison must find them out, else it
 //! proves nothing about the right one.
 
+use std::sync::Arc;
+
 use dispatch::store::Dump;
 use dispatch_core::admission::Head;
 use dispatch_core::event::AgentEvent;
 use dispatch_core::ids::{ConversationId, ProviderId, Slug, TurnId};
 use dispatch_core::store::{
-    CallRow, ConversationRow, ItemRow, KeyRow, Model, Outcome, ProviderRow, Segment, TurnRow, Tx,
-    Verb, WorkspaceRow, apply,
+    CallRow, ConversationRow, ItemRow, KeyRow, Model, Outcome, ProviderRow, ReplicaRow, Segment,
+    TurnRow, Tx, Verb, WorkspaceRow, apply,
 };
 use dispatch_core::time::Timestamp;
 
@@ -24,6 +26,8 @@ enum Mistake {
     LineIgnoresDueTime,
     /// A lease holds a moment longer than it says.
     LeaseLapsesLate,
+    /// Who is bound to a node that is away stands in the way of the others.
+    LineShowsTheAway,
 }
 
 struct Wrong {
@@ -69,13 +73,18 @@ impl Tx for Wrong {
         provider: &ProviderId,
         starred: bool,
         now: Timestamp,
+        away: &[Arc<str>],
         limit: usize,
     ) -> Result<Vec<Head>, Self::Error> {
         let due_by = match self.mistake {
             Mistake::LineIgnoresDueTime => Timestamp(u64::MAX),
             _ => now,
         };
-        let mut heads = self.model.waiters(provider, starred, due_by, limit)?;
+        let away = match self.mistake {
+            Mistake::LineShowsTheAway => &[],
+            _ => away,
+        };
+        let mut heads = self.model.waiters(provider, starred, due_by, away, limit)?;
         if self.mistake == Mistake::LineIgnoresSequence {
             heads.sort_by_key(|head| (head.key.started_at, head.turn));
         }
@@ -106,6 +115,10 @@ impl Tx for Wrong {
         fn provider(&mut self, id: &ProviderId) -> Option<ProviderRow>;
         fn providers(&mut self) -> Vec<ProviderId>;
         fn put_provider(&mut self, row: &ProviderRow) -> ();
+        fn replica(&mut self, node: &str) -> Option<ReplicaRow>;
+        fn replicas(&mut self) -> Vec<ReplicaRow>;
+        fn put_replica(&mut self, row: &ReplicaRow) -> ();
+        fn stranded(&mut self, node: &str) -> Option<TurnId>;
         fn workspace(&mut self, slug: &Slug) -> Option<WorkspaceRow>;
         fn put_workspace(&mut self, row: &WorkspaceRow) -> ();
         fn key(&mut self, key: &str) -> Option<KeyRow>;
@@ -158,4 +171,9 @@ fn a_store_that_grants_before_the_due_time_is_found_out() {
 #[test]
 fn a_store_whose_leases_lapse_late_is_found_out() {
     assert!(found_out(Mistake::LeaseLapsesLate));
+}
+
+#[test]
+fn a_store_whose_line_shows_those_who_are_away_is_found_out() {
+    assert!(found_out(Mistake::LineShowsTheAway));
 }

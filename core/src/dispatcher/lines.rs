@@ -47,6 +47,7 @@ impl Dispatcher {
         self.kit.timers.disarm(&Wake::LookDue(provider.clone()));
         let verb = Verb::AdmissionView {
             provider: provider.clone(),
+            live_ms: self.config.lease.lease_ms,
         };
         self.ctx().ask(Purpose::View(provider.clone()), verb);
     }
@@ -70,7 +71,7 @@ impl Dispatcher {
         let Reply::View(view) = reply else {
             return self.looked(provider, self.config.ask_ms);
         };
-        let plan = plan_grants(&view);
+        let plan = plan_grants(&view, &self.config.owner.node);
         if plan.grants.is_empty() || self.stage != Stage::Serving {
             let sooner_ms = plan
                 .look_again_at

@@ -97,6 +97,7 @@ impl Dispatcher {
                 .collect(),
             policy,
             seal,
+            version: config.version.clone(),
         };
         kit.ask(
             now,

@@ -43,19 +43,18 @@ impl Dispatcher {
             .filter(|stretch| stretch.waits_until(&ctx) >= now || crate::planted!("D16"))
             .map(|stretch| stretch.fence())
             .collect();
-        if turns.is_empty() {
-            return;
-        }
         if crate::planted!("D34") {
             self.trust_renewal(&turns);
         }
         let (owner, lease_ms) = (self.config.owner.clone(), self.config.lease.lease_ms);
+        let serving = matches!(self.stage, Stage::Booting | Stage::Serving);
         self.ctx().ask(
             Purpose::Renew,
             Verb::Renew {
                 owner,
                 turns,
                 lease_ms,
+                serving,
             },
         );
     }
@@ -263,6 +262,8 @@ impl Dispatcher {
         match self.stage {
             Stage::Booting | Stage::Serving => {
                 self.stage = Stage::Draining;
+                // Others need not wait for what only this node could grant.
+                self.renew();
                 let due = self.now.mono + self.config.drain_ms;
                 self.kit.timers.arm(Wake::DrainDue, due);
             }

@@ -200,6 +200,7 @@ fn new_turn<T: Tx>(
         restarts: Default::default(),
         retry: Default::default(),
         resumes: 0,
+        bound: None,
         abort: None,
         accepted_at: now,
         since: now,

@@ -2,17 +2,27 @@
 
 use alloc::vec::Vec;
 
-use super::rows::TurnState;
+use super::rows::{ReplicaRow, TurnState};
 use super::tx::Tx;
 use super::verb::{ApplyGrants, Granted, Reply};
 use crate::admission::{AdmissionView, Gate, Grant, HEADS};
 use crate::ids::{Epoch, ProviderId, TurnId};
 
-pub(super) fn view<T: Tx>(tx: &mut T, provider: &ProviderId) -> Result<Reply, T::Error> {
+pub(super) fn view<T: Tx>(
+    tx: &mut T,
+    provider: &ProviderId,
+    live_ms: u64,
+) -> Result<Reply, T::Error> {
     let Some(row) = tx.provider(provider)? else {
         return Ok(Reply::NotFound);
     };
     let now = tx.now();
+    let replicas = tx.replicas()?;
+    let (live, away): (Vec<_>, Vec<_>) = replicas
+        .into_iter()
+        .partition(|replica| replica.is_live(now, live_ms));
+    let nodes = |rows: Vec<ReplicaRow>| rows.into_iter().map(|row| row.owner.node).collect();
+    let (live, away): (_, Vec<_>) = (nodes(live), nodes(away));
     Ok(Reply::View(AdmissionView {
         version: row.version,
         now,
@@ -22,9 +32,10 @@ pub(super) fn view<T: Tx>(tx: &mut T, provider: &ProviderId) -> Result<Reply, T:
         cooldown_ms: row.cooldown_ms,
         gate: Gate::Open,
         fair: row.fair,
-        starred: tx.waiters(provider, true, now, HEADS)?,
-        unstarred: tx.waiters(provider, false, now, HEADS)?,
+        starred: tx.waiters(provider, true, now, &away, HEADS)?,
+        unstarred: tx.waiters(provider, false, now, &away, HEADS)?,
         next_due: tx.next_due(provider, now)?,
+        live,
     }))
 }
 

@@ -23,7 +23,7 @@ pub use tx::Tx;
 pub use verb::*;
 
 /// The version of everything a store keeps: rows, items, events.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Runs one verb inside a transaction that the caller has begun. An `Err`
 /// means that the caller must roll back: nothing of the verb happened.
@@ -34,7 +34,7 @@ pub fn apply<T: Tx>(tx: &mut T, verb: &Verb) -> Result<Reply, T::Error> {
     match verb {
         Verb::Boot(boot) => sweep::boot(tx, boot),
         Verb::Accept(request) => accept::accept(tx, request),
-        Verb::AdmissionView { provider } => grant::view(tx, provider),
+        Verb::AdmissionView { provider, live_ms } => grant::view(tx, provider, *live_ms),
         Verb::ApplyGrants(grants) => grant::apply(tx, grants),
         Verb::Load { turn, epoch } => step::load(tx, *turn, *epoch),
         Verb::Checkpoint { segments } => step::checkpoint(tx, segments),
@@ -55,7 +55,8 @@ pub fn apply<T: Tx>(tx: &mut T, verb: &Verb) -> Result<Reply, T::Error> {
             owner,
             turns,
             lease_ms,
-        } => sweep::renew(tx, owner, turns, *lease_ms),
+            serving,
+        } => sweep::renew(tx, owner, turns, *lease_ms, *serving),
         Verb::Requests { turns } => sweep::requests(tx, turns),
         Verb::SweepOne { policy } => sweep::sweep_one(tx, policy),
         Verb::Ended { turns } => sweep::ended(tx, turns),

@@ -3,12 +3,13 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::convert::Infallible;
 
 use super::rows::{
-    CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, Segment, TurnRow, TurnState,
-    WorkspaceRow,
+    CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, ReplicaRow, Segment, TurnRow,
+    TurnState, WorkspaceRow,
 };
 use super::tx::Tx;
 use super::verb::{Reply, Verb};
@@ -30,6 +31,8 @@ pub struct Model {
     pub workspaces: BTreeMap<Slug, WorkspaceRow>,
     /// Every provider.
     pub providers: BTreeMap<ProviderId, ProviderRow>,
+    /// Replicas, by node.
+    pub replicas: BTreeMap<Arc<str>, ReplicaRow>,
     /// Idempotency keys.
     pub keys: BTreeMap<String, KeyRow>,
     /// The log, by conversation and sequence number.
@@ -181,11 +184,14 @@ impl Tx for Model {
         provider: &ProviderId,
         starred: bool,
         now: Timestamp,
+        away: &[Arc<str>],
         limit: usize,
     ) -> Result<Vec<Head>, Infallible> {
+        let is_here = |row: &&TurnRow| !row.bound.as_ref().is_some_and(|node| away.contains(node));
         let due = self
             .parked(provider)
-            .filter(|row| row.key.unstarred != starred && row.due_at <= now);
+            .filter(|row| row.key.unstarred != starred && row.due_at <= now)
+            .filter(is_here);
         Ok(due
             .filter_map(|row| {
                 let conversation = self.conversations.get(&row.conversation)?;
@@ -193,6 +199,7 @@ impl Tx for Model {
                     turn: row.turn,
                     key: row.key,
                     epoch: conversation.epoch,
+                    bound: row.bound.clone(),
                 })
             })
             .take(limit)
@@ -247,6 +254,25 @@ impl Tx for Model {
     fn put_provider(&mut self, row: &ProviderRow) -> Result<(), Infallible> {
         self.providers.insert(row.id.clone(), row.clone());
         Ok(())
+    }
+
+    fn replica(&mut self, node: &str) -> Result<Option<ReplicaRow>, Infallible> {
+        Ok(self.replicas.get(node).cloned())
+    }
+    fn replicas(&mut self) -> Result<Vec<ReplicaRow>, Infallible> {
+        Ok(self.replicas.values().cloned().collect())
+    }
+    fn put_replica(&mut self, row: &ReplicaRow) -> Result<(), Infallible> {
+        self.replicas.insert(row.owner.node.clone(), row.clone());
+        Ok(())
+    }
+    fn stranded(&mut self, node: &str) -> Result<Option<TurnId>, Infallible> {
+        let parked = self.line.values().flatten().map(|(_, turn)| turn);
+        let is_bound = |turn: &&TurnId| {
+            let row = self.turns.get(turn);
+            row.is_some_and(|row| row.bound.as_deref() == Some(node))
+        };
+        Ok(parked.filter(is_bound).min().copied())
     }
 
     fn workspace(&mut self, slug: &Slug) -> Result<Option<WorkspaceRow>, Infallible> {

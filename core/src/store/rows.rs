@@ -1,6 +1,7 @@
 //! The rows: typed columns, so that liveness never depends on a payload.
 
 use alloc::string::String;
+use alloc::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::WaiterKey;
@@ -65,6 +66,8 @@ pub struct TurnRow {
     pub retry: RetryState,
     /// Takeovers since the last completed step.
     pub resumes: u32,
+    /// The node whose files it has touched: only there it goes on (L9).
+    pub bound: Option<Arc<str>>,
     /// Somebody wants it stopped.
     pub abort: Option<AbortRequest>,
     /// When it was accepted.
@@ -222,6 +225,29 @@ pub struct ProviderRow {
     pub cooldown_ms: u64,
     /// Contended grants modulo four.
     pub fair: u32,
+}
+
+/// One replica, under its stable name (L9).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaRow {
+    /// Its latest life.
+    pub owner: Owner,
+    /// The build that it runs.
+    pub version: String,
+    /// When that life began.
+    pub started_at: Timestamp,
+    /// When it was last heard of.
+    pub seen_at: Timestamp,
+    /// It takes turns; `false` once it has begun to shut down.
+    pub serving: bool,
+}
+
+impl ReplicaRow {
+    /// Whether it will grant what only it may run: it has not said that it
+    /// goes, and was heard of within `live_ms`.
+    pub fn is_live(&self, now: Timestamp, live_ms: u64) -> bool {
+        self.serving && now.since_ms(self.seen_at) <= live_ms
+    }
 }
 
 /// One item of a transcript, with its place: prompts are ordered by turn, then

@@ -156,6 +156,8 @@ pub(super) fn tools_started<T: Tx>(
         if call.state == CallState::Asked && calls.contains(&call.call_id) {
             call.state = CallState::Started(fence.epoch);
             open.tx.put_call(&call)?;
+            // From here on its files are there and nowhere else.
+            open.turn.bound = open.turn.owner.as_ref().map(|owner| owner.node.clone());
         }
     }
     open.enter(TurnState::Tools)?;

@@ -4,12 +4,12 @@ use alloc::vec::Vec;
 
 use super::accept::new_workspace;
 use super::open::{Open, panicked, takeover_restart};
-use super::rows::{ProviderRow, TurnState};
+use super::rows::{ProviderRow, ReplicaRow, TurnState};
 use super::tx::Tx;
 use super::verb::{Boot, Fence, ProviderSettings, Reply, Swept, Terminal};
 use crate::event::AgentEvent;
 use crate::ids::{Owner, Slug, TurnId};
-use crate::liveness::{SweepAction, SweepPolicy, decide};
+use crate::liveness::{SweepAction, SweepPolicy, decide, node_lost};
 
 pub(super) fn boot<T: Tx>(tx: &mut T, boot: &Boot) -> Result<Reply, T::Error> {
     let default = Slug::default_workspace();
@@ -17,6 +17,13 @@ pub(super) fn boot<T: Tx>(tx: &mut T, boot: &Boot) -> Result<Reply, T::Error> {
         let row = new_workspace(&default, tx.now());
         tx.put_workspace(&row)?;
     }
+    tx.put_replica(&ReplicaRow {
+        owner: boot.owner.clone(),
+        version: boot.version.clone(),
+        started_at: tx.now(),
+        seen_at: tx.now(),
+        serving: true,
+    })?;
     for settings in &boot.providers {
         configure(tx, settings)?;
     }
@@ -118,7 +125,7 @@ fn carry_out<T: Tx>(
 pub(super) fn sweep_one<T: Tx>(tx: &mut T, policy: &SweepPolicy) -> Result<Reply, T::Error> {
     let now = tx.now();
     let Some(turn) = tx.lapsed(now)? else {
-        return Ok(Reply::Swept(None));
+        return give_up_one(tx, policy);
     };
     // Renewed since it was found, where finding it took no lock.
     let still = |open: &Open<'_, T>| open.turn.state.is_owned() && open.turn.lease_until < now;
@@ -135,13 +142,51 @@ pub(super) fn sweep_one<T: Tx>(tx: &mut T, policy: &SweepPolicy) -> Result<Reply
     })))
 }
 
+/// Ends one turn whose node has been away for too long (L9).
+fn give_up_one<T: Tx>(tx: &mut T, policy: &SweepPolicy) -> Result<Reply, T::Error> {
+    let now = tx.now();
+    for replica in tx.replicas()? {
+        if now.since_ms(replica.seen_at) < policy.node_patience_ms {
+            continue;
+        }
+        let node = replica.owner.node;
+        let Some(turn) = tx.stranded(&node)? else {
+            continue;
+        };
+        // Granted or ended since it was found, where finding it took no lock.
+        let still = |open: &Open<'_, T>| {
+            open.turn.state == TurnState::Parked && open.turn.bound.as_ref() == Some(&node)
+        };
+        let Some(open) = Open::any(tx, turn)?.filter(still) else {
+            continue;
+        };
+        let provider = open.turn.provider.clone();
+        let events = carry_out(open, SweepAction::End(node_lost(&node, policy)), policy)?;
+        return Ok(Reply::Swept(Some(Swept {
+            turn,
+            provider,
+            events,
+        })));
+    }
+    Ok(Reply::Swept(None))
+}
+
 pub(super) fn renew<T: Tx>(
     tx: &mut T,
     owner: &Owner,
     turns: &[Fence],
     lease_ms: u64,
+    serving: bool,
 ) -> Result<Reply, T::Error> {
     let now = tx.now();
+    // A later life of the same node has the row to itself.
+    if let Some(mut replica) = tx.replica(&owner.node)?
+        && replica.owner == *owner
+    {
+        replica.seen_at = replica.seen_at.max(now);
+        replica.serving = serving;
+        tx.put_replica(&replica)?;
+    }
     foresee(tx, turns)?;
     let mut renewed = Vec::with_capacity(turns.len());
     for fence in turns {

@@ -2,10 +2,12 @@
 //! look-ups. No primitive decides anything.
 
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::rows::{
-    CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, Segment, TurnRow, WorkspaceRow,
+    CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, ReplicaRow, Segment, TurnRow,
+    WorkspaceRow,
 };
 use crate::admission::Head;
 use crate::event::AgentEvent;
@@ -55,12 +57,13 @@ pub trait Tx {
 
     /// Parked turns of a provider, starred or not, due by `now`; by
     /// [`WaiterKey`](crate::admission::WaiterKey), `limit` at most. The head's
-    /// epoch is its conversation's.
+    /// epoch is its conversation's. Those bound to one of `away` are left out.
     fn waiters(
         &mut self,
         provider: &ProviderId,
         starred: bool,
         now: Timestamp,
+        away: &[Arc<str>],
         limit: usize,
     ) -> Result<Vec<Head>, Self::Error>;
     /// The earliest due time after `now` among a provider's parked turns.
@@ -88,6 +91,15 @@ pub trait Tx {
     fn providers(&mut self) -> Result<Vec<ProviderId>, Self::Error>;
     /// Inserts or replaces a provider's row.
     fn put_provider(&mut self, row: &ProviderRow) -> Result<(), Self::Error>;
+
+    /// A replica's row.
+    fn replica(&mut self, node: &str) -> Result<Option<ReplicaRow>, Self::Error>;
+    /// Every replica that ever had a row, by node.
+    fn replicas(&mut self) -> Result<Vec<ReplicaRow>, Self::Error>;
+    /// Inserts or replaces a replica's row.
+    fn put_replica(&mut self, row: &ReplicaRow) -> Result<(), Self::Error>;
+    /// The parked turn with the lowest id that is bound to a node.
+    fn stranded(&mut self, node: &str) -> Result<Option<TurnId>, Self::Error>;
 
     /// A workspace.
     fn workspace(&mut self, slug: &Slug) -> Result<Option<WorkspaceRow>, Self::Error>;

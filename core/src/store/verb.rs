@@ -35,6 +35,8 @@ pub enum Verb {
     AdmissionView {
         /// Whose line.
         provider: ProviderId,
+        /// A replica that was not heard of for so long takes no turns.
+        live_ms: u64,
     },
     /// Compare-and-set of a plan. -> `Granted`, `Conflict`
     ApplyGrants(ApplyGrants),
@@ -108,6 +110,8 @@ pub enum Verb {
         turns: Vec<Fence>,
         /// From now.
         lease_ms: u64,
+        /// Whether it still takes turns: it is heard of by this, too.
+        serving: bool,
     },
     /// Abort requests of owned turns. -> `Requests`
     Requests {
@@ -200,6 +204,8 @@ pub struct Boot {
     pub policy: SweepPolicy,
     /// The turn whose input made the earlier life panic (L7).
     pub seal: Option<TurnId>,
+    /// The build that it runs.
+    pub version: String,
 }
 
 /// What the configuration says of a provider's line.

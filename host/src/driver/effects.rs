@@ -5,9 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use dispatch_core::ids::{EffectId, ProviderId, TurnId};
-use dispatch_core::io::{
-    Effect, FailKind, Found, Input, MAX_UNATTENDED, ToolEnd, ToolStart,
-};
+use dispatch_core::io::{Effect, FailKind, Found, Input, MAX_UNATTENDED, ToolEnd, ToolStart};
 use dispatch_core::journal::Start;
 use dispatch_core::store::Verb;
 use dispatch_core::time::Instant;
@@ -368,7 +366,10 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
                 );
             }
             for failure in report.failures {
-                tracing::error!(failure, "a command of a turn that is over could not be stopped");
+                tracing::error!(
+                    failure,
+                    "a command of a turn that is over could not be stopped"
+                );
             }
         });
     }

@@ -16,7 +16,7 @@ use super::*;
 use crate::clock::SystemClock;
 use crate::exec::{EndReport, RunBounds, SweepReport, ToolEvent, ToolHandle, ToolRequest};
 use crate::provider::Ended;
-use crate::store::{Done, ProviderView, ReadError, TurnView};
+use crate::store::{Done, ProviderView, ReadError, ReplicaView, TurnView};
 
 /// A machine that says what it was told and does what the test wants.
 struct Puppet {
@@ -82,6 +82,9 @@ impl Store for Held {
         async { Ok(None) }.boxed()
     }
     fn providers(&self) -> BoxFuture<'_, Result<Vec<ProviderView>, ReadError>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+    fn replicas(&self) -> BoxFuture<'_, Result<Vec<ReplicaView>, ReadError>> {
         async { Ok(Vec::new()) }.boxed()
     }
     fn segments(&self, _: TurnId) -> BoxFuture<'_, Result<Vec<Segment>, ReadError>> {
@@ -181,11 +184,7 @@ fn rig(journal: Option<Journal>, act: impl Fn(&mut Puppet, &Input) + Send + Sync
     let (starts_in, starts) = mpsc::unbounded_channel();
     let store = Arc::new(Held::default());
     let (tools, flood) = (Tools::default(), Flood::default());
-    let (left, alive, sent) = (
-        tools.left.clone(),
-        flood.alive.clone(),
-        flood.sent.clone(),
-    );
+    let (left, alive, sent) = (tools.left.clone(), flood.alive.clone(), flood.sent.clone());
     let owner = Owner {
         node: "n".into(),
         boot: 1,

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 
 use super::*;
 use crate::clock::Clock;
-use crate::store::{Done, ProviderView, ReadError, TurnView};
+use crate::store::{Done, ProviderView, ReadError, ReplicaView, TurnView};
 
 /// SplitMix64: a seeded stream is all that these tests need.
 struct Random(u64);
@@ -111,6 +111,9 @@ impl Store for Log {
         async { Ok(None) }.boxed()
     }
     fn providers(&self) -> BoxFuture<'_, Result<Vec<ProviderView>, ReadError>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+    fn replicas(&self) -> BoxFuture<'_, Result<Vec<ReplicaView>, ReadError>> {
         async { Ok(Vec::new()) }.boxed()
     }
     fn segments(&self, _: TurnId) -> BoxFuture<'_, Result<Vec<Segment>, ReadError>> {

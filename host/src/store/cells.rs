@@ -3,12 +3,13 @@
 //! a turn can end whatever its payloads hold.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use dispatch_core::event::AgentEvent;
 use dispatch_core::ids::TurnId;
 use dispatch_core::store::{
-    CallRow, CallState, ConversationRow, ItemRow, KeyRow, ProviderRow, Segment, TurnRow, TurnState,
-    WorkspaceRow,
+    CallRow, CallState, ConversationRow, ItemRow, KeyRow, ProviderRow, ReplicaRow, Segment,
+    TurnRow, TurnState, WorkspaceRow,
 };
 use dispatch_core::time::Timestamp;
 
@@ -196,6 +197,7 @@ pub(super) fn turn(row: &TurnRow, now: Timestamp) -> Vec<Cell<'_>> {
         bits(row.usage.output_tokens),
         bits(row.usage.cached_tokens),
         bits(row.usage.reasoning_tokens),
+        row.bound.as_deref().map_or(Cell::Null, name),
     ]
 }
 
@@ -209,6 +211,25 @@ pub(super) fn provider(row: &ProviderRow) -> Vec<Cell<'_>> {
         ordered(row.cooldown_ms),
         small(row.fair),
     ]
+}
+
+/// A replica's columns.
+pub(super) fn replica(row: &ReplicaRow) -> Vec<Cell<'_>> {
+    vec![
+        name(&row.owner.node),
+        bits(row.owner.boot),
+        small(row.owner.incarnation),
+        name(&row.version),
+        at(row.started_at),
+        at(row.seen_at),
+        flag(row.serving),
+    ]
+}
+
+/// Names as one value, for a statement that looks for one of them in it.
+pub(super) fn names(all: &[Arc<str>]) -> Cell<'static> {
+    let lines = all.iter().map(|name| format!("{name}\n"));
+    Cell::Name(Cow::Owned(format!("\n{}", lines.collect::<String>())))
 }
 
 /// A workspace's columns.

@@ -5,7 +5,7 @@ use dispatch_core::event::{AgentEvent, EventBody};
 use dispatch_core::ids::{ConversationId, Epoch, Owner, ProviderId, Slug, TurnId};
 use dispatch_core::store::{
     AbortRequest, CallRow, CallState, ConversationRow, Failure, ItemRow, KeyRow, ProviderRow,
-    RetryState, Segment, Timing, TurnRow, TurnState, WorkspaceRow,
+    ReplicaRow, RetryState, Segment, Timing, TurnRow, TurnState, WorkspaceRow,
 };
 use dispatch_core::time::Timestamp;
 use dispatch_core::transcript::Usage;
@@ -155,6 +155,7 @@ impl<'r> Columns<'r> {
                 cached_tokens: self.bits()?,
                 reasoning_tokens: self.bits()?,
             },
+            bound: self.opt_text()?.map(Into::into),
         })
     }
 
@@ -204,6 +205,21 @@ impl<'r> Columns<'r> {
             turn: self.turn_id()?,
             key: self.key()?,
             epoch: Epoch(self.ordered()?),
+            bound: self.opt_text()?.map(Into::into),
+        })
+    }
+
+    pub(super) fn replica(&mut self) -> Result<ReplicaRow, Fault> {
+        Ok(ReplicaRow {
+            owner: Owner {
+                node: self.text()?.into(),
+                boot: self.bits()?,
+                incarnation: self.u32()?,
+            },
+            version: self.text()?,
+            started_at: self.at()?,
+            seen_at: self.at()?,
+            serving: self.i64()? != 0,
         })
     }
 

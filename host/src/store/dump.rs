@@ -1,11 +1,13 @@
 //! Everything that a store holds, as values: what conformance tests compare.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use dispatch_core::event::AgentEvent;
 use dispatch_core::ids::{ConversationId, ProviderId, Seq, Slug, TurnId};
 use dispatch_core::store::{
-    CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, Segment, TurnRow, WorkspaceRow,
+    CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, ReplicaRow, Segment, TurnRow,
+    WorkspaceRow,
 };
 use dispatch_core::time::Timestamp;
 
@@ -23,6 +25,8 @@ pub struct Dump {
     pub workspaces: BTreeMap<Slug, WorkspaceRow>,
     /// Every provider.
     pub providers: BTreeMap<ProviderId, ProviderRow>,
+    /// Every replica.
+    pub replicas: BTreeMap<Arc<str>, ReplicaRow>,
     /// Idempotency keys.
     pub keys: BTreeMap<String, KeyRow>,
     /// The log.
@@ -69,6 +73,11 @@ pub(super) fn dump(tables: &mut impl Tables) -> Result<Dump, Fault> {
         FROM providers";
     for row in tables.all(select, |mut row| row.provider())? {
         dump.providers.insert(row.id.clone(), row);
+    }
+    let select = "SELECT node, boot, incarnation, version, started_at, seen_at, serving \
+        FROM replicas";
+    for row in tables.all(select, |mut row| row.replica())? {
+        dump.replicas.insert(row.owner.node.clone(), row);
     }
     let keys = tables.all("SELECT key, digest, turn FROM keys", |mut row| {
         Ok((row.text()?, row.key_row()?))

@@ -17,8 +17,9 @@ mod sqlite;
 use dispatch_core::event::AgentEvent;
 use dispatch_core::ids::{ConversationId, Seq, Slug, TurnId};
 use dispatch_core::store::{
-    ConversationRow, Outcome, ProviderRow, Segment, TurnRow, Verb, WorkspaceRow,
+    ConversationRow, Outcome, ProviderRow, ReplicaRow, Segment, TurnRow, Verb, WorkspaceRow,
 };
+use dispatch_core::time::Timestamp;
 use futures_util::future::BoxFuture;
 
 pub use dump::Dump;
@@ -84,6 +85,9 @@ pub trait Store: Send + Sync + 'static {
     /// Every provider that was ever configured, by name.
     fn providers(&self) -> BoxFuture<'_, Result<Vec<ProviderView>, ReadError>>;
 
+    /// Every replica that ever was, by node (L9).
+    fn replicas(&self) -> BoxFuture<'_, Result<Vec<ReplicaView>, ReadError>>;
+
     /// What is checkpointed of a turn's open step, in order of arrival.
     fn segments(&self, turn: TurnId) -> BoxFuture<'_, Result<Vec<Segment>, ReadError>>;
 
@@ -123,6 +127,17 @@ pub struct TurnView {
     /// Its 1-based place among all parked turns of its provider, due or not;
     /// `None` unless it is parked (A6).
     pub position: Option<u64>,
+}
+
+/// A replica as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaView {
+    /// Its row.
+    pub row: ReplicaRow,
+    /// Store time of the reading.
+    pub now: Timestamp,
+    /// Turns that it owns.
+    pub owned: usize,
 }
 
 /// A provider's line as people see it.

@@ -2,10 +2,10 @@
 
 use dispatch_core::event::AgentEvent;
 use dispatch_core::ids::{ConversationId, Seq, TurnId};
-use dispatch_core::store::{ProviderRow, TurnRow, TurnState, Tx};
+use dispatch_core::store::{ProviderRow, ReplicaRow, TurnRow, TurnState, Tx};
 
 use super::cells::{Cell, Fault, at, ordered};
-use super::{ProviderView, TurnView};
+use super::{ProviderView, ReplicaView, TurnView};
 
 /// The look-ups of clients, beyond those that verbs need.
 pub(super) trait Reads: Tx<Error = Fault> {
@@ -70,6 +70,18 @@ pub(super) fn providers(tx: &mut impl Reads) -> Result<Vec<ProviderView>, Fault>
             streaming: tx.streaming(&row.id)?,
             parked: tx.parked(&row)?,
             row,
+        })
+    };
+    rows.into_iter().map(view).collect()
+}
+
+pub(super) fn replicas(tx: &mut impl Reads) -> Result<Vec<ReplicaView>, Fault> {
+    let (rows, now) = (tx.replicas()?, tx.now());
+    let view = |row: ReplicaRow| {
+        Ok(ReplicaView {
+            owned: tx.owned_by(&row.owner.node)?.len(),
+            row,
+            now,
         })
     };
     rows.into_iter().map(view).collect()

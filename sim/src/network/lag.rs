@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dispatch::store::{Done, ProviderView, ReadError, SqliteStore, Store, TurnView};
+use dispatch::store::{Done, ProviderView, ReadError, ReplicaView, SqliteStore, Store, TurnView};
 use dispatch_core::event::AgentEvent;
 use dispatch_core::ids::{ConversationId, Seq, Slug, TurnId};
 use dispatch_core::store::{ConversationRow, Segment, Verb, WorkspaceRow};
@@ -87,6 +87,10 @@ impl Store for Lagging {
 
     fn providers(&self) -> BoxFuture<'_, Result<Vec<ProviderView>, ReadError>> {
         self.store.providers()
+    }
+
+    fn replicas(&self) -> BoxFuture<'_, Result<Vec<ReplicaView>, ReadError>> {
+        self.store.replicas()
     }
 
     fn segments(&self, turn: TurnId) -> BoxFuture<'_, Result<Vec<Segment>, ReadError>> {

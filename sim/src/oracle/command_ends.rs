@@ -51,7 +51,11 @@ impl CommandEnds {
             let Some(due_at) = self.hindrance.clear_since(due_at) else {
                 continue;
             };
-            let looked_for_us = if running.replica.is_none() { SWEEP_US } else { 0 };
+            let looked_for_us = if running.replica.is_none() {
+                SWEEP_US
+            } else {
+                0
+            };
             if at.saturating_sub(due_at) > SOON_US + looked_for_us {
                 let end = if ended_at.is_some() {
                     "turn's end"

@@ -134,6 +134,8 @@ impl Justified {
             "empty-completion" => step.causes.iter().filter(|c| **c == Cause::Empty).count() >= 2,
             "resume-limit" => step.takeovers >= self.terms.resume_limit as usize,
             "on-crash-seal" => self.terms.seals,
+            // Whether its node was away `at-home` judges.
+            "node-lost" => true,
             "panic" => self.sealed.contains(&event.turn),
             _ if code == "provider-unavailable" => {
                 step.spent(event.at, cause, self.terms.retry_budget_ms)

@@ -6,6 +6,7 @@
 
 mod abort_ends;
 mod accepted_once;
+mod at_home;
 mod client_view;
 mod command_ends;
 mod content;
@@ -109,6 +110,7 @@ pub(crate) fn all(terms: &Rc<Terms>) -> Vec<Box<dyn Oracle>> {
         Box::<rows::Marker>::default(),
         Box::<rows::OneOwner>::default(),
         Box::<fenced::Fenced>::default(),
+        Box::<at_home::AtHome>::default(),
         Box::<abort_ends::AbortEnds>::default(),
         Box::<progress::Progress>::default(),
         Box::new(log_size::LogSize::new(terms)),

@@ -3,6 +3,7 @@
 //! every fourth contended grant going to the first unstarred one.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use dispatch_core::admission::{AdmissionView, Head};
 use dispatch_core::ids::{ProviderId, TurnId};
@@ -26,8 +27,11 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    fn line(&self, line: &[Waiting], starred: bool) -> Vec<TurnId> {
-        let mut of_kind: Vec<&Waiting> = line.iter().filter(|w| w.starred == starred).collect();
+    /// Who is bound to a node that is away is not in the way of the others.
+    fn line(&self, line: &[Waiting], starred: bool, live: &[Arc<str>]) -> Vec<TurnId> {
+        let may_go = |w: &&Waiting| w.bound.as_ref().is_none_or(|node| live.contains(node));
+        let of_kind = line.iter().filter(|w| w.starred == starred);
+        let mut of_kind: Vec<&Waiting> = of_kind.filter(may_go).collect();
         of_kind.sort_by_key(|w| (w.accepted_at, self.accepted.get(&w.turn).copied()));
         of_kind.iter().take(SHOWN).map(|w| w.turn).collect()
     }
@@ -43,7 +47,7 @@ impl Order {
             return Ok(());
         }
         for (starred, heads) in [(true, &view.starred), (false, &view.unstarred)] {
-            let (expected, seen) = (self.line(line, starred), turns(heads));
+            let (expected, seen) = (self.line(line, starred, &view.live), turns(heads));
             if expected != seen {
                 return Breach::new(
                     format!("the line (starred: {starred}) {expected:?}"),
@@ -61,8 +65,9 @@ impl Order {
             .into_iter()
             .flatten()
             .filter(|view| view.version == plan.version);
-        let permitted: Vec<(Vec<TurnId>, u32)> =
-            of_version.map(|view| in_order(view, asked.len())).collect();
+        let permitted: Vec<(Vec<TurnId>, u32)> = of_version
+            .map(|view| in_order(view, &plan.owner.node, asked.len()))
+            .collect();
         let wanted = (asked, plan.fair);
         if permitted.contains(&wanted) {
             return Ok(());
@@ -78,25 +83,31 @@ fn turns(heads: &[Head]) -> Vec<TurnId> {
     heads.iter().map(|head| head.turn).collect()
 }
 
-/// The first `count` to be granted, and the fairness counter after them.
-fn in_order(view: &AdmissionView, count: usize) -> (Vec<TurnId>, u32) {
-    let (mut starred, mut unstarred) = (turns(&view.starred), turns(&view.unstarred));
-    starred.reverse();
-    unstarred.reverse();
+/// The first `count` that `node` may grant, and the fairness counter after them:
+/// it must not overtake one that only another node can.
+fn in_order(view: &AdmissionView, node: &str, count: usize) -> (Vec<TurnId>, u32) {
+    let of = |heads: &[Head]| heads.iter().rev().cloned().collect::<Vec<Head>>();
+    let (mut starred, mut unstarred) = (of(&view.starred), of(&view.unstarred));
     let (mut order, mut fair) = (Vec::new(), view.fair);
     while order.len() < count {
         let contended = !starred.is_empty() && !unstarred.is_empty();
-        if contended {
-            fair = if fair == 3 { 0 } else { fair + 1 };
-        }
-        let takes_unstarred = starred.is_empty() || (contended && fair == 0);
+        let next_fair = match (contended, fair) {
+            (true, 3) => 0,
+            (true, fair) => fair + 1,
+            (false, fair) => fair,
+        };
+        let takes_unstarred = starred.is_empty() || (contended && next_fair == 0);
         let line = if takes_unstarred {
             &mut unstarred
         } else {
             &mut starred
         };
-        let Some(turn) = line.pop() else { break };
-        order.push(turn);
+        let Some(head) = line.pop() else { break };
+        if head.bound.is_some_and(|bound| *bound != *node) {
+            break;
+        }
+        fair = next_fair;
+        order.push(head.turn);
     }
     (order, fair)
 }

@@ -274,11 +274,11 @@ impl Driver {
                 }
             }
             Effect::FindUnattended { id } => {
-                let turns = self.ring.unattended();
+                let turns = self.ring.unattended(self.replica);
                 let input = Input::Unattended { id, turns };
                 let _ = self.lanes.urgent.send(Urgent::Input(input));
             }
-            Effect::EndUnattended { turns } => self.ring.end_unattended(&turns),
+            Effect::EndUnattended { turns } => self.ring.end_unattended(self.replica, &turns),
             Effect::Publish { event } => {
                 self.ring.tell(&Fact::Published {
                     replica: self.replica,
@@ -295,7 +295,7 @@ impl Driver {
     }
 
     fn ask_store(&mut self, id: EffectId, verb: Verb) {
-        if let Verb::AdmissionView { provider } = &verb {
+        if let Verb::AdmissionView { provider, .. } = &verb {
             self.views.insert(id, provider.clone());
         }
         if let Verb::ApplyGrants(plan) = &verb {

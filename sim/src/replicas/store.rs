@@ -86,7 +86,7 @@ impl Ring {
         disk.model.now = store_time(self.at());
         let reply = disk.model.apply(verb);
         match (verb, &reply) {
-            (Verb::AdmissionView { provider }, Reply::View(view)) => {
+            (Verb::AdmissionView { provider, .. }, Reply::View(view)) => {
                 let (line, streaming) = disk.line(provider);
                 self.tell(&Fact::ViewRead {
                     provider,
@@ -193,6 +193,7 @@ impl Disk {
                 turn: row.turn,
                 starred: workspace.is_some_and(|workspace| workspace.starred),
                 accepted_at: row.accepted_at,
+                bound: row.bound.clone(),
             });
         }
         (line, streaming)

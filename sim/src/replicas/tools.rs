@@ -1,5 +1,5 @@
-//! Commands: they run in run directories that every replica can look into, and
-//! go on when the replica that started them dies.
+//! Commands: they run in run directories of their replica's computer, and go on
+//! when the replica dies, until it is back and adopts them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -24,7 +24,7 @@ use crate::scenario::{MINUTE, SECOND};
 /// All commands of a run.
 pub(super) struct Runs {
     runs: Vec<Run>,
-    directories: BTreeMap<(TurnId, String), Directory>,
+    directories: BTreeMap<(usize, TurnId, String), Directory>,
     started: mpsc::UnboundedSender<(usize, Course)>,
     computer: Option<mpsc::UnboundedReceiver<(usize, Course)>>,
 }
@@ -38,6 +38,8 @@ enum Directory {
 
 struct Run {
     command: String,
+    /// On whose computer.
+    replica: usize,
     turn: TurnId,
     call_id: String,
     /// To the process that watches it, and as which effect; to nobody once it
@@ -150,7 +152,7 @@ impl Ring {
             self.look_at_file(effect, &command, starter);
             return None;
         }
-        let directory = (start.turn, start.call_id.clone());
+        let directory = (replica, start.turn, start.call_id.clone());
         let runs = &mut *self.runs.borrow_mut();
         if let Some(Directory::Closed) = runs.directories.get(&directory) {
             let end = refused("its run directory was closed by a later ownership");
@@ -184,6 +186,7 @@ impl Ring {
         runs.directories.insert(directory, Directory::Run(run));
         runs.runs.push(Run {
             command,
+            replica,
             turn: start.turn,
             call_id: start.call_id,
             watcher: Some((starter.clone(), effect)),
@@ -199,12 +202,7 @@ impl Ring {
     }
 
     /// Within the process: one that dies meanwhile is not there to be told.
-    fn look_at_file(
-        &self,
-        id: EffectId,
-        command: &str,
-        starter: &mpsc::UnboundedSender<Urgent>,
-    ) {
+    fn look_at_file(&self, id: EffectId, command: &str, starter: &mpsc::UnboundedSender<Urgent>) {
         let digest = xxhash_rust::xxh3::xxh3_64(command.as_bytes());
         let mut rng = Rng::keyed(self.seed, Purpose::Tool, digest, 0);
         let end = ToolEnd {
@@ -236,7 +234,7 @@ impl Ring {
         adopter: &mpsc::UnboundedSender<Urgent>,
     ) -> Option<usize> {
         let runs = &mut *self.runs.borrow_mut();
-        let directory = runs.directories.entry((turn, call_id));
+        let directory = runs.directories.entry((replica, turn, call_id));
         let mut running = None;
         let found = match *directory.or_insert(Directory::Closed) {
             Directory::Closed => Found::Nothing,
@@ -272,16 +270,19 @@ impl Ring {
     }
 
     /// Who runs without a process that would hear of its end, each turn once.
-    pub(super) fn unattended(&self) -> Vec<TurnId> {
+    pub(super) fn unattended(&self, replica: usize) -> Vec<TurnId> {
         let runs = self.runs.borrow();
-        let left = runs.runs.iter().filter(|run| run.is_left());
+        let left = runs
+            .runs
+            .iter()
+            .filter(|run| run.replica == replica && run.is_left());
         let turns: BTreeSet<TurnId> = left.map(|run| run.turn).collect();
         turns.into_iter().collect()
     }
 
-    pub(super) fn end_unattended(&self, turns: &[TurnId]) {
+    pub(super) fn end_unattended(&self, replica: usize, turns: &[TurnId]) {
         for run in &mut self.runs.borrow_mut().runs {
-            if run.is_left() && turns.contains(&run.turn) {
+            if run.replica == replica && run.is_left() && turns.contains(&run.turn) {
                 run.is_dying = true;
                 run.kill.notify_one();
             }

@@ -118,6 +118,7 @@ impl Scenario {
         }
         scenario.lingers = more.chance(3_000);
         scenario.plan_drips(more);
+        scenario.plan_absences(more);
         scenario
     }
 
@@ -264,6 +265,24 @@ impl Scenario {
                 self.chaos.push((at, Chaos::Wedge { replica, during }));
                 at += during + rng.range(5 * MINUTE, 30 * MINUTE);
             }
+        }
+    }
+
+    /// Nodes that stay away for longer than turns wait for them.
+    fn plan_absences(&mut self, rng: &mut Rng) {
+        if !rng.chance(1_500) {
+            return;
+        }
+        for replica in 0..self.replicas {
+            let at = rng.range(0, 20 * MINUTE);
+            let down = rng.range(8 * MINUTE, 25 * MINUTE);
+            let when = When::Now;
+            let kill = Chaos::Kill {
+                replica,
+                when,
+                down,
+            };
+            self.chaos.push((at, kill));
         }
     }
 

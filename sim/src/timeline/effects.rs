@@ -201,7 +201,7 @@ impl Builder {
             ..Draft::new(at, Kind::Store, store, verb.name())
         };
         let step = match verb {
-            Verb::AdmissionView { provider } => {
+            Verb::AdmissionView { provider, .. } => {
                 Step::Look(self.lane(LaneKind::Provider, provider.as_str()))
             }
             Verb::SetLimit { provider, limit } => {

@@ -190,9 +190,7 @@ impl Builder {
         let flight = self.flights.remove(&(replica, place.life, id));
         let (verb, step) = match flight.as_ref().map(|flight| &flight.what) {
             Some(Going::Verb(name, step)) => (*name, *step),
-            Some(Going::Stream | Going::Tool(_)) | None => {
-                ("late or repeated", Step::Stay)
-            }
+            Some(Going::Stream | Going::Tool(_)) | None => ("late or repeated", Step::Stay),
         };
         let store = self.store();
         let turn = flight.as_ref().and_then(|flight| flight.turn);

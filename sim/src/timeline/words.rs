@@ -128,9 +128,7 @@ pub(super) fn verb_quiet(verb: &Verb) -> Option<Kind> {
 /// An outcome that changes nothing for the one who asked.
 pub(super) fn outcome_quiet(verb: &str, outcome: &Outcome) -> Option<Kind> {
     let is_quiet = match outcome {
-        Ok(
-            Reply::View(_) | Reply::Renewed(_) | Reply::Swept(None) | Reply::AreEnded(_),
-        ) => true,
+        Ok(Reply::View(_) | Reply::Renewed(_) | Reply::Swept(None) | Reply::AreEnded(_)) => true,
         Ok(Reply::Requests { aborts, lost }) => aborts.is_empty() && lost.is_empty(),
         Ok(Reply::Granted(turns)) => turns.is_empty(),
         Ok(Reply::Landed { events }) => verb == "checkpoint" && events.is_empty(),

@@ -338,7 +338,7 @@ impl World<'_> {
             }
             Effect::LeaveTool { id } => self.leave_tool(replica, id),
             Effect::FindUnattended { id } => self.find_unattended(replica, id),
-            Effect::EndUnattended { turns } => self.end_unattended(&turns),
+            Effect::EndUnattended { turns } => self.end_unattended(replica, &turns),
             Effect::Publish { event } => self.publish(replica, *event),
             Effect::Wake { conversation } => self.wake_followers(replica, &conversation),
             Effect::Answer { id, answer } => self.answered(replica, id, answer),

@@ -25,7 +25,7 @@ impl World<'_> {
     pub(super) fn ask_store(&mut self, replica: usize, id: EffectId, verb: Verb) {
         let place = &mut self.replicas[replica];
         let life = place.life;
-        if let (Verb::AdmissionView { provider }, Some(process)) = (&verb, &mut place.process) {
+        if let (Verb::AdmissionView { provider, .. }, Some(process)) = (&verb, &mut place.process) {
             process.views.insert(id, provider.clone());
         }
         if let (Some(fence), Some(process)) = (fence_of(&verb), &mut place.process) {
@@ -161,7 +161,7 @@ impl World<'_> {
         self.note_rare(verb, &reply);
         self.tell_writer(verb);
         match (verb, &reply) {
-            (Verb::AdmissionView { provider }, Reply::View(view)) => {
+            (Verb::AdmissionView { provider, .. }, Reply::View(view)) => {
                 let (line, streaming) = self.line(provider);
                 self.tell(&Fact::ViewRead {
                     provider,
@@ -347,6 +347,7 @@ impl World<'_> {
                 turn: row.turn,
                 starred: workspace.is_some_and(|workspace| workspace.starred),
                 accepted_at: row.accepted_at,
+                bound: row.bound.clone(),
             });
         }
         (line, streaming)

@@ -1,5 +1,5 @@
-//! Commands: they run in run directories that every replica can look into, and
-//! go on when the server that started them dies, until they are adopted.
+//! Commands: they run in run directories of their replica's computer, and go on
+//! when the server that started them dies, until it is back and adopts them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ use crate::sometimes::Point;
 #[derive(Default)]
 pub(crate) struct Runs {
     runs: Vec<Run>,
-    directories: BTreeMap<(TurnId, String), Directory>,
+    directories: BTreeMap<(usize, TurnId, String), Directory>,
 }
 
 #[derive(Clone, Copy)]
@@ -79,7 +79,7 @@ impl World<'_> {
         if start.name == READ.name {
             return self.look_at_file(replica, effect, &command);
         }
-        let directory = (start.turn, start.call_id.clone());
+        let directory = (replica, start.turn, start.call_id.clone());
         if let Some(Directory::Closed) = self.runs.directories.get(&directory) {
             let end = refused("its run directory was closed by a later ownership");
             self.send(1_000, replica, life, Input::ToolDone { id: effect, end });
@@ -252,7 +252,7 @@ impl World<'_> {
         let directory = self
             .runs
             .directories
-            .entry((turn, call_id))
+            .entry((replica, turn, call_id))
             .or_insert(Directory::Closed);
         let found = match *directory {
             Directory::Closed => {
@@ -318,19 +318,21 @@ impl World<'_> {
             run.effect.is_some() && place.process.is_some() && place.life == run.life
         };
         let runs = self.runs.runs.iter();
-        let unwatched = runs.filter(|r| matches!(r.state, State::Runs) && !is_watched(r));
+        let here = runs.filter(|run| run.replica == replica);
+        let unwatched = here.filter(|r| matches!(r.state, State::Runs) && !is_watched(r));
         let turns: BTreeSet<TurnId> = unwatched.map(|run| run.turn).collect();
         let life = self.replicas[replica].life;
         let turns = turns.into_iter().collect();
         self.send(1_000, replica, life, Input::Unattended { id, turns });
     }
 
-    pub(super) fn end_unattended(&mut self, turns: &[TurnId]) {
+    pub(super) fn end_unattended(&mut self, replica: usize, turns: &[TurnId]) {
         for at in 0..self.runs.runs.len() {
             let run = &self.runs.runs[at];
             let place = &self.replicas[run.replica];
             let is_watched = run.effect.is_some() && place.life == run.life;
-            if matches!(run.state, State::Runs) && turns.contains(&run.turn) {
+            let is_here = run.replica == replica && turns.contains(&run.turn);
+            if matches!(run.state, State::Runs) && is_here {
                 let is_left = !(is_watched && place.process.is_some());
                 if is_left {
                     self.court.sometimes.hit(Point::UnattendedEnded);

@@ -169,7 +169,10 @@ impl Run {
                 }
                 Effect::CloseProvider { .. }
                 | Effect::KillTool { .. }
-                | Effect::ReapTool { .. }
+                | Effect::AdoptTool { .. }
+                | Effect::LeaveTool { .. }
+                | Effect::FindUnattended { .. }
+                | Effect::EndUnattended { .. }
                 | Effect::Publish { .. }
                 | Effect::Wake { .. }
                 | Effect::Answer { .. }

@@ -39,7 +39,7 @@ use super::cells::Fault;
 use super::dump::{self, Dump};
 use super::queue::{Queue, Refused, answer, locked, queue};
 use super::read::{self, Reads};
-use super::{Done, LogHead, ProviderView, ReadError, Store, TurnView};
+use super::{Done, LogHead, ProviderView, ReadError, ReplicaView, Store, TurnView};
 use crate::clock::Clock;
 
 pub use self::schema::PostgresOpenError;
@@ -551,6 +551,10 @@ impl Store for PostgresStore {
 
     fn providers(&self) -> BoxFuture<'_, Result<Vec<ProviderView>, ReadError>> {
         self.read(|tx| read::providers(tx))
+    }
+
+    fn replicas(&self) -> BoxFuture<'_, Result<Vec<ReplicaView>, ReadError>> {
+        self.read(|tx| read::replicas(tx))
     }
 
     fn segments(&self, turn: TurnId) -> BoxFuture<'_, Result<Vec<Segment>, ReadError>> {

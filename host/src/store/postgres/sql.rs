@@ -18,7 +18,7 @@ macro_rules! turn_columns {
          t.retry_attempt, t.retry_sum_ms, t.retry_first_at, t.retry_message, t.retry_code, \
          t.retry_cause, t.resumes, t.abort_by, t.abort_reason, t.abort_at, t.accepted_at, \
          t.since, t.queue_ms, t.backoff_ms, t.model_ms, t.tool_ms, t.input_tokens, \
-         t.output_tokens, t.cached_tokens, t.reasoning_tokens"
+         t.output_tokens, t.cached_tokens, t.reasoning_tokens, t.bound"
     };
 }
 
@@ -29,15 +29,15 @@ macro_rules! turn_names {
          restarts_empty, restarts_cut, retry_attempt, retry_sum_ms, retry_first_at, \
          retry_message, retry_code, retry_cause, resumes, abort_by, abort_reason, abort_at, \
          accepted_at, since, queue_ms, backoff_ms, model_ms, tool_ms, input_tokens, \
-         output_tokens, cached_tokens, reasoning_tokens"
+         output_tokens, cached_tokens, reasoning_tokens, bound"
     };
 }
 
-macro_rules! forty {
+macro_rules! forty_one {
     () => {
         "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
          $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, \
-         $37, $38, $39, $40"
+         $37, $38, $39, $40, $41"
     };
 }
 
@@ -72,8 +72,8 @@ statements! {
         ORDER BY t.turn FOR NO KEY UPDATE OF c, t");
     TURNS = concat!("SELECT ", turn_columns!(), ", ", conversation_columns!(),
         " FROM turns t JOIN conversations c ON c.id = t.conversation WHERE t.turn = ANY($1)");
-    INSERT_TURN = concat!("INSERT INTO turns (", turn_names!(), ") VALUES (", forty!(), ")");
-    UPDATE_TURN = concat!("UPDATE turns SET (", turn_names!(), ") = (", forty!(), ") WHERE turn = $2");
+    INSERT_TURN = concat!("INSERT INTO turns (", turn_names!(), ") VALUES (", forty_one!(), ")");
+    UPDATE_TURN = concat!("UPDATE turns SET (", turn_names!(), ") = (", forty_one!(), ") WHERE turn = $2");
     OPEN_TURNS_OF = "SELECT turn FROM turns WHERE conversation = $1 AND state <> 4 ORDER BY ordinal";
     OPEN_TURNS_IN = "SELECT t.turn FROM turns t JOIN conversations c ON c.id = t.conversation \
         WHERE t.state <> 4 AND c.workspace = $1 ORDER BY t.turn";
@@ -83,14 +83,16 @@ statements! {
         WHERE t.state IN (2, 3) AND t.lease_until < $1 ORDER BY t.turn LIMIT 1 \
         FOR NO KEY UPDATE OF c, t SKIP LOCKED";
 
-    WAITERS_DUE = "SELECT t.turn, t.unstarred, t.started_at, t.seq, c.epoch \
+    WAITERS_DUE = "SELECT t.turn, t.unstarred, t.started_at, t.seq, c.epoch, t.bound \
         FROM turns t JOIN conversations c ON c.id = t.conversation \
         WHERE t.state = 1 AND t.provider = $1 AND t.waiting = 0 AND t.unstarred = $2 \
+        AND (t.bound IS NULL OR strpos($4, chr(10) || t.bound || chr(10)) = 0) \
         ORDER BY t.started_at, t.seq LIMIT $3";
     /// Those that have become due since somebody last noticed such.
-    WAITERS_NEWLY_DUE = "SELECT t.turn, t.unstarred, t.started_at, t.seq, c.epoch \
+    WAITERS_NEWLY_DUE = "SELECT t.turn, t.unstarred, t.started_at, t.seq, c.epoch, t.bound \
         FROM turns t JOIN conversations c ON c.id = t.conversation \
         WHERE t.state = 1 AND t.waiting = 1 AND t.provider = $1 AND t.due_at <= $3 AND t.unstarred = $2 \
+        AND (t.bound IS NULL OR strpos($5, chr(10) || t.bound || chr(10)) = 0) \
         ORDER BY t.started_at, t.seq LIMIT $4";
     NOTICE_DUE = "UPDATE turns SET waiting = 0 WHERE turn IN (SELECT turn FROM turns \
         WHERE state = 1 AND waiting = 1 AND due_at <= $1 LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED)";
@@ -115,6 +117,16 @@ statements! {
         VALUES ($1, $2, $3, $4, $5, $6)";
     UPDATE_PROVIDER = "UPDATE providers SET (id, version, stream_limit, configured_limit, cooldown_ms, fair) \
         = ($1, $2, $3, $4, $5, $6) WHERE id = $1";
+    REPLICA = "SELECT node, boot, incarnation, version, started_at, seen_at, serving \
+        FROM replicas WHERE node = $1";
+    REPLICA_LOCKED = "SELECT node, boot, incarnation, version, started_at, seen_at, serving \
+        FROM replicas WHERE node = $1 FOR NO KEY UPDATE";
+    PUT_REPLICA = "INSERT INTO replicas (node, boot, incarnation, version, started_at, seen_at, serving) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (node) DO UPDATE SET \
+        (boot, incarnation, version, started_at, seen_at, serving) = (excluded.boot, \
+        excluded.incarnation, excluded.version, excluded.started_at, excluded.seen_at, excluded.serving)";
+    STRANDED = "SELECT turn FROM turns WHERE state = 1 AND bound IS NOT NULL AND bound = $1 \
+        ORDER BY turn LIMIT 1";
     WORKSPACE = "SELECT slug, title, starred, cwd, created_at FROM workspaces WHERE slug = $1";
     WORKSPACE_SHARED = "SELECT slug, title, starred, cwd, created_at FROM workspaces WHERE slug = $1 FOR SHARE";
     WORKSPACE_LOCKED = "SELECT slug, title, starred, cwd, created_at FROM workspaces WHERE slug = $1 \
@@ -165,6 +177,9 @@ pub(super) const COUNT_MARKERS: &str = "SELECT COUNT(*) FROM markers";
 /// As many rows as providers were ever configured.
 pub(super) const PROVIDERS: &str = "SELECT id, version, stream_limit, configured_limit, cooldown_ms, fair \
     FROM providers ORDER BY id";
+/// As many rows as replicas there ever were.
+pub(super) const REPLICAS: &str = "SELECT node, boot, incarnation, version, started_at, seen_at, serving \
+    FROM replicas ORDER BY node";
 /// Everything, for comparisons and inspection only.
 pub(super) const DUMP_TURNS: &str = concat!("SELECT ", turn_columns!(), " FROM turns t");
 

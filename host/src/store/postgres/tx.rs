@@ -3,12 +3,13 @@
 //! conversation, turn.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dispatch_core::admission::Head;
 use dispatch_core::event::AgentEvent;
 use dispatch_core::ids::{ConversationId, ProviderId, Seq, Slug, TurnId};
 use dispatch_core::store::{
-    CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, Segment, TurnRow, Tx, Verb,
+    CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, ReplicaRow, Segment, TurnRow, Tx, Verb,
     WorkspaceRow,
 };
 use dispatch_core::time::Timestamp;
@@ -348,11 +349,18 @@ impl Tx for PgTx<'_> {
         provider: &ProviderId,
         starred: bool,
         now: Timestamp,
+        away: &[Arc<str>],
         limit: usize,
     ) -> Result<Vec<Head>, Fault> {
         let (provider, unstarred) = (name(provider.as_str()), flag(!starred));
-        let due = [provider.clone(), unstarred.clone(), count(limit)];
-        let newly_due = [provider, unstarred, at(now), count(limit)];
+        let (limited, away) = (count(limit), cells::names(away));
+        let due = [
+            provider.clone(),
+            unstarred.clone(),
+            limited.clone(),
+            away.clone(),
+        ];
+        let newly_due = [provider, unstarred, at(now), limited, away];
         let mut heads = self.many(sql::WAITERS_DUE, due, |mut row| row.head())?;
         heads.extend(self.many(sql::WAITERS_NEWLY_DUE, newly_due, |mut row| row.head())?);
         heads.sort_by_key(|head| (head.key.started_at, head.key.seq));
@@ -414,6 +422,27 @@ impl Tx for PgTx<'_> {
             false => sql::INSERT_PROVIDER,
         };
         self.write(sql, cells::provider(row))
+    }
+
+    fn replica(&mut self, node: &str) -> Result<Option<ReplicaRow>, Fault> {
+        let sql = match self.locks.turns {
+            true => sql::REPLICA_LOCKED,
+            false => sql::REPLICA,
+        };
+        self.one(sql, [name(node)], |mut row| row.replica())
+    }
+
+    fn replicas(&mut self) -> Result<Vec<ReplicaRow>, Fault> {
+        self.many(sql::REPLICAS, [], |mut row| row.replica())
+    }
+
+    fn put_replica(&mut self, row: &ReplicaRow) -> Result<(), Fault> {
+        self.write(sql::PUT_REPLICA, cells::replica(row))?;
+        Ok(())
+    }
+
+    fn stranded(&mut self, node: &str) -> Result<Option<TurnId>, Fault> {
+        self.one(sql::STRANDED, [name(node)], |mut row| row.turn_id())
     }
 
     fn workspace(&mut self, slug: &Slug) -> Result<Option<WorkspaceRow>, Fault> {

@@ -32,7 +32,7 @@ use super::cells::Fault;
 use super::dump::{self, Dump};
 use super::queue::{Queue, Refused, answer, locked, queue};
 use super::read::{self, Reads};
-use super::{Done, ProviderView, ReadError, Store, TurnView};
+use super::{Done, ProviderView, ReadError, ReplicaView, Store, TurnView};
 use crate::clock::Clock;
 
 pub use self::lock::{DirLock, LockError};
@@ -289,6 +289,10 @@ impl Store for SqliteStore {
 
     fn providers(&self) -> BoxFuture<'_, Result<Vec<ProviderView>, ReadError>> {
         self.read(|tx| read::providers(tx))
+    }
+
+    fn replicas(&self) -> BoxFuture<'_, Result<Vec<ReplicaView>, ReadError>> {
+        self.read(|tx| read::replicas(tx))
     }
 
     fn segments(&self, turn: TurnId) -> BoxFuture<'_, Result<Vec<Segment>, ReadError>> {

@@ -90,7 +90,9 @@ macro_rules! turn_columns {
             $prefix,
             "cached_tokens, ",
             $prefix,
-            "reasoning_tokens"
+            "reasoning_tokens, ",
+            $prefix,
+            "bound"
         )
     };
 }
@@ -105,7 +107,7 @@ statements! {
     TURN = concat!("SELECT ", turn_columns!(""), " FROM turns WHERE turn = ?1");
     PUT_TURN = concat!("REPLACE INTO turns (waiting, ", turn_columns!(""), ") VALUES (?1, ?2, ?3, ?4, ?5, \
         ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, \
-        ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36, ?37, ?38, ?39, ?40)");
+        ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36, ?37, ?38, ?39, ?40, ?41)");
     OPEN_TURNS_OF = "SELECT turn FROM turns WHERE conversation = ?1 AND state <> 4 ORDER BY ordinal";
     /// Walks the open turns, which O5 bounds, not the conversations, which nothing does.
     OPEN_TURNS_IN = "SELECT t.turn FROM turns t INDEXED BY turns_open CROSS JOIN conversations c \
@@ -115,14 +117,16 @@ statements! {
         ORDER BY turn LIMIT 1";
 
     /// Those that are known to be due, in their order.
-    WAITERS_DUE = "SELECT t.turn, t.unstarred, t.started_at, t.seq, c.epoch \
+    WAITERS_DUE = "SELECT t.turn, t.unstarred, t.started_at, t.seq, c.epoch, t.bound \
         FROM turns t INDEXED BY turns_line CROSS JOIN conversations c ON c.id = t.conversation \
         WHERE t.state = 1 AND t.provider = ?1 AND t.waiting = 0 AND t.unstarred = ?2 \
+        AND (t.bound IS NULL OR instr(?4, char(10) || t.bound || char(10)) = 0) \
         ORDER BY t.started_at, t.seq LIMIT ?3";
     /// Those that have become due since the last write noticed such.
-    WAITERS_NEWLY_DUE = "SELECT t.turn, t.unstarred, t.started_at, t.seq, c.epoch \
+    WAITERS_NEWLY_DUE = "SELECT t.turn, t.unstarred, t.started_at, t.seq, c.epoch, t.bound \
         FROM turns t INDEXED BY turns_waiting CROSS JOIN conversations c ON c.id = t.conversation \
         WHERE t.state = 1 AND t.waiting = 1 AND t.provider = ?1 AND t.due_at <= ?3 AND t.unstarred = ?2 \
+        AND (t.bound IS NULL OR instr(?5, char(10) || t.bound || char(10)) = 0) \
         ORDER BY t.started_at, t.seq LIMIT ?4";
     NOTICE_DUE = "UPDATE turns SET waiting = 0 WHERE turn IN (SELECT turn FROM turns \
         INDEXED BY turns_due WHERE state = 1 AND waiting = 1 AND due_at <= ?1 LIMIT ?2)";
@@ -145,6 +149,12 @@ statements! {
         FROM providers WHERE id = ?1";
     PUT_PROVIDER = "REPLACE INTO providers (id, version, stream_limit, configured_limit, cooldown_ms, fair) \
         VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    REPLICA = "SELECT node, boot, incarnation, version, started_at, seen_at, serving \
+        FROM replicas WHERE node = ?1";
+    PUT_REPLICA = "REPLACE INTO replicas (node, boot, incarnation, version, started_at, seen_at, serving) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    STRANDED = "SELECT turn FROM turns INDEXED BY turns_bound \
+        WHERE state = 1 AND bound IS NOT NULL AND bound = ?1 ORDER BY turn LIMIT 1";
     WORKSPACE = "SELECT slug, title, starred, cwd, created_at FROM workspaces WHERE slug = ?1";
     PUT_WORKSPACE = "REPLACE INTO workspaces (slug, title, starred, cwd, created_at) \
         VALUES (?1, ?2, ?3, ?4, ?5)";
@@ -184,5 +194,8 @@ pub(super) const COUNT_MARKERS: &str = "SELECT COUNT(*) FROM markers";
 /// As many rows as providers were ever configured.
 pub(super) const PROVIDERS: &str = "SELECT id, version, stream_limit, configured_limit, cooldown_ms, fair \
     FROM providers ORDER BY id";
+/// As many rows as replicas there ever were.
+pub(super) const REPLICAS: &str = "SELECT node, boot, incarnation, version, started_at, seen_at, serving \
+    FROM replicas ORDER BY node";
 /// Everything, for comparisons and inspection only.
 pub(super) const DUMP_TURNS: &str = concat!("SELECT ", turn_columns!(""), " FROM turns");

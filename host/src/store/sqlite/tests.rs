@@ -93,8 +93,10 @@ fn boot() -> Verb {
             on_crash: OnCrash::Resume,
             resume_limit: 3,
             counts: true,
+            node_patience_ms: 600_000,
         },
         seal: None,
+        version: "1".into(),
     })
 }
 

@@ -1,11 +1,14 @@
 //! [`Tx`] over one SQLite connection. Whoever makes one has begun the
 //! transaction and ends it.
 
+use std::sync::Arc;
+
 use dispatch_core::admission::Head;
 use dispatch_core::event::AgentEvent;
 use dispatch_core::ids::{ConversationId, ProviderId, Seq, Slug, TurnId};
 use dispatch_core::store::{
-    CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, Segment, TurnRow, Tx, WorkspaceRow,
+    CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, ReplicaRow, Segment, TurnRow, Tx,
+    WorkspaceRow,
 };
 use dispatch_core::time::Timestamp;
 use rusqlite::types::{ToSqlOutput, ValueRef};
@@ -170,11 +173,18 @@ impl Tx for SqlTx<'_> {
         provider: &ProviderId,
         starred: bool,
         now: Timestamp,
+        away: &[Arc<str>],
         limit: usize,
     ) -> Result<Vec<Head>, Fault> {
         let (provider, unstarred) = (name(provider.as_str()), flag(!starred));
-        let due = [provider.clone(), unstarred.clone(), count(limit)];
-        let newly_due = [provider, unstarred, at(now), count(limit)];
+        let (limited, away) = (count(limit), cells::names(away));
+        let due = [
+            provider.clone(),
+            unstarred.clone(),
+            limited.clone(),
+            away.clone(),
+        ];
+        let newly_due = [provider, unstarred, at(now), limited, away];
         let mut heads = self.many(sql::WAITERS_DUE, due, |mut row| row.head())?;
         heads.extend(self.many(sql::WAITERS_NEWLY_DUE, newly_due, |mut row| row.head())?);
         heads.sort_by_key(|head| (head.key.started_at, head.key.seq));
@@ -230,6 +240,23 @@ impl Tx for SqlTx<'_> {
     fn put_provider(&mut self, row: &ProviderRow) -> Result<(), Fault> {
         self.write(sql::PUT_PROVIDER, cells::provider(row))?;
         Ok(())
+    }
+
+    fn replica(&mut self, node: &str) -> Result<Option<ReplicaRow>, Fault> {
+        self.one(sql::REPLICA, [name(node)], |mut row| row.replica())
+    }
+
+    fn replicas(&mut self) -> Result<Vec<ReplicaRow>, Fault> {
+        self.many(sql::REPLICAS, [], |mut row| row.replica())
+    }
+
+    fn put_replica(&mut self, row: &ReplicaRow) -> Result<(), Fault> {
+        self.write(sql::PUT_REPLICA, cells::replica(row))?;
+        Ok(())
+    }
+
+    fn stranded(&mut self, node: &str) -> Result<Option<TurnId>, Fault> {
+        self.one(sql::STRANDED, [name(node)], |mut row| row.turn_id())
     }
 
     fn workspace(&mut self, slug: &Slug) -> Result<Option<WorkspaceRow>, Fault> {

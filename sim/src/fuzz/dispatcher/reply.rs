@@ -97,7 +97,13 @@ fn view(u: &mut Unstructured<'_>, turn: TurnId, epoch: Epoch) -> Result<Admissio
             started_at: Timestamp(u.arbitrary()?),
             seq: u.arbitrary()?,
         };
-        Ok(Head { turn, key, epoch })
+        let bound = draw::maybe(u, |u| Ok((*u.choose(&["n", "m", "o"])?).into()))?;
+        Ok(Head {
+            turn,
+            key,
+            epoch,
+            bound,
+        })
     };
     Ok(AdmissionView {
         version: u.arbitrary()?,
@@ -110,6 +116,7 @@ fn view(u: &mut Unstructured<'_>, turn: TurnId, epoch: Epoch) -> Result<Admissio
         fair: u.arbitrary()?,
         starred: draw::several(u, 2, head)?,
         unstarred: draw::several(u, 2, head)?,
+        live: vec!["n".into(), "m".into()],
         next_due: draw::maybe(u, |u| Ok(Timestamp(u.arbitrary()?)))?,
     })
 }

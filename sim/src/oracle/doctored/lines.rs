@@ -117,6 +117,7 @@ fn head(turn: u128) -> Head {
             seq: 0,
         },
         epoch: Epoch(0),
+        bound: None,
     }
 }
 
@@ -133,6 +134,7 @@ fn view(starred: &[u128], unstarred: &[u128]) -> AdmissionView {
         starred: starred.iter().map(|turn| head(*turn)).collect(),
         unstarred: unstarred.iter().map(|turn| head(*turn)).collect(),
         next_due: None,
+        live: vec![],
     }
 }
 
@@ -143,6 +145,7 @@ fn a2_a3_a_line_in_another_order_or_with_a_stale_star_is_objected_to() {
         turn: TurnId(turn),
         starred,
         accepted_at: Timestamp(5),
+        bound: None,
     };
     let judge = |view: &AdmissionView, line: &[Waiting]| {
         let mut court = Court::of("order");

@@ -200,6 +200,7 @@ fn row(turn: u128, state: TurnState, epoch: u64) -> TurnRow {
         retry: Default::default(),
         resumes: 0,
         abort: None,
+        bound: None,
         accepted_at: Timestamp(0),
         since: Timestamp(0),
         timing: Default::default(),
