@@ -89,5 +89,7 @@ bench seeds="2000":
         | awk -v seeds={{seeds}} '{ printf "sim: %.0f seeds/s and %.1f simulated hours a core-second, over %d seeds\n", seeds / $2, $1 / $2, seeds }' \
         | tee "$figures/2-sim.txt"
     cargo bench -p dispatch --bench latency | tee "$figures/3-latency.txt"
+    cargo bench -p dispatch --bench throughput | tee "$figures/4-throughput.txt"
+    cargo bench -p dispatch --bench restart | tee "$figures/5-restart.txt"
     printf '\n== Summary (%s, %s cores) ==\n' "$(uname -m)" "$(nproc)"
     cat "$figures"/*.txt
