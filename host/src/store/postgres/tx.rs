@@ -107,14 +107,8 @@ impl<'w> PgTx<'w> {
         };
         let begin = format!("{begin}; {LIMITS}");
         wire.batch_later(begin);
-        let now = match now {
-            Some(now) => now,
-            None => {
-                let read = |mut row: Columns<'_>| row.at();
-                let now = wire.rows(sql::NOW, Vec::new(), read)?;
-                now.first().copied().unwrap_or_default()
-            }
-        };
+        let begun = wire.begun(sql::NOW, |row| Ok((row.at()?, row.ordered()?)))?;
+        let now = now.unwrap_or(begun);
         Ok(PgTx {
             wire,
             now,
@@ -149,9 +143,13 @@ impl<'w> PgTx<'w> {
     /// Makes it durable. After an error nobody knows, unless the server itself
     /// has refused a statement.
     pub(super) fn commit(self) -> Result<(), Fault> {
-        self.wire.batch("COMMIT".to_owned())?;
-        self.census.add(self.markers);
-        Ok(())
+        let committed = self.wire.batch("COMMIT".to_owned());
+        match &committed {
+            Ok(()) => self.census.add(self.markers),
+            // It may have landed for all that.
+            Err(_) => self.census.forget(),
+        }
+        committed
     }
 
     /// Nothing of it lands.
