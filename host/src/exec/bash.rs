@@ -73,6 +73,8 @@ pub(super) async fn run(
     let (dir, mark) = blocking(move || prepare(&runs, run)).await?;
     let exit = match start_supervisor(shared, &dir) {
         Ok(child) => {
+            #[cfg(planted)]
+            crate::points::reach(crate::points::Point::ToolStarted, crate::points::TURN);
             let deadline = Duration::from_millis(deadline_ms);
             let supervisor = child.id().and_then(|pid| proc::name_of(pid).ok());
             match watch(&dir, child, deadline, events, kill).await {

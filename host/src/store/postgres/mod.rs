@@ -245,6 +245,8 @@ impl Worker {
         tx.spoil(self.shared.options.flaw);
         match catch_unwind(AssertUnwindSafe(|| apply(&mut tx, verb))) {
             Ok(Ok(reply)) => {
+                #[cfg(planted)]
+                crate::points::reach(crate::points::Point::BeforeCommit, verb.name());
                 let committed = tx.commit();
                 match committed {
                     Ok(()) => {

@@ -16,7 +16,7 @@ use super::sql;
 use super::time::StoreTime;
 use super::tx::SqlTx;
 #[cfg(planted)]
-use crate::points::CommitFault;
+use crate::points::{self, CommitFault};
 
 /// Owns the writing connection. Survives whatever happens to it: a connection
 /// whose state is in doubt is dropped and opened anew.
@@ -130,6 +130,10 @@ impl Writer {
                 return Err(RolledBack);
             }
         }
+        #[cfg(planted)]
+        for verb in verbs {
+            points::reach(points::Point::BeforeCommit, verb.name());
+        }
         match batch.commit() {
             Ok(()) => {
                 self.markers = batch.tx.markers;
@@ -202,7 +206,7 @@ impl Batch<'_> {
 /// A test wants this commit's outcome lost.
 #[cfg(planted)]
 fn lost(when: CommitFault) -> Result<(), Fault> {
-    match crate::points::commit_fails(when) {
+    match points::commit_fails(when) {
         true => Err(Fault::from(rusqlite::Error::InvalidQuery)),
         false => Ok(()),
     }
