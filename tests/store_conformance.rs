@@ -7,6 +7,8 @@
 mod crowd;
 #[path = "store_conformance/durable.rs"]
 mod durable;
+#[path = "store_conformance/elsewhere.rs"]
+mod elsewhere;
 #[path = "store_conformance/faults.rs"]
 mod faults;
 #[path = "store_conformance/harness.rs"]

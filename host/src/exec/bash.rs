@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use dispatch_core::output::LossyDecoder;
+use dispatch_core::planted;
 use dispatch_core::reconcile::OUTCOME_UNKNOWN;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
@@ -160,6 +161,14 @@ async fn watch(
         let (looked_at, from) = (dir.clone(), preview.wants());
         let look = blocking(move || look(&looked_at, stopping, from)).await?;
         if let Some(exit) = look.exit {
+            // The supervisor stays for as long as anybody holds the output.
+            if planted!("D28") && !supervisor_gone {
+                continue;
+            }
+            if planted!("D19") && exit.signal.is_some() {
+                let reason = Reason::SpawnFailed;
+                return Ok(Exit { reason, ..exit });
+            }
             return Ok(exit);
         }
         preview.send(&look.output, events);

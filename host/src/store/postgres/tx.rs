@@ -2,6 +2,9 @@
 //! decides on is locked before it is read. Order of locks: workspace, provider,
 //! conversation, turn.
 
+#[cfg(planted)]
+mod serial;
+
 use std::collections::BTreeMap;
 
 use dispatch_core::admission::Head;
@@ -204,6 +207,10 @@ impl<'w> PgTx<'w> {
     /// How far logs go.
     pub(super) fn heads(&mut self, ids: &[ConversationId]) -> Result<Vec<LogHead>, Fault> {
         let ids = ids.iter().map(|id| id.as_str().to_owned()).collect();
+        #[cfg(planted)]
+        if dispatch_core::planted!("D23") {
+            return self.heads_by_serial(ids);
+        }
         let read = |mut row: Columns<'_>| {
             Ok(LogHead {
                 conversation: row.id()?,
