@@ -27,6 +27,7 @@ use serde_json::{Value, json};
 
 use caller::{Caller, Field, GiveUp, locked, read_log};
 use plan::{Ask, Call, Step, Talk};
+use support::postgres::shared;
 use support::process::{Process, Provider, Server};
 use support::{config, end_commands, http};
 use verdict::{Effects, judge};
@@ -121,6 +122,23 @@ fn cells() -> Vec<Cell> {
 #[test]
 fn l4_death_at_every_point_of_every_verb_costs_no_turn() {
     let cells = cells();
+    assert!(cells.len() >= 100, "{}", cells.len());
+    play(&cells, || None);
+}
+
+/// A commit is another thing there: the points around it once more.
+#[test]
+fn l9_death_around_every_commit_to_postgres_costs_no_turn() {
+    let Some(cluster) = shared() else { return };
+    let mut cells = cells();
+    let is_around = |cell: &Cell| matches!(cell.point, Point::BeforeCommit | Point::AfterCommit);
+    cells.retain(|cell| is_around(cell) && cell.n == 1);
+    assert!(cells.len() >= 30, "{}", cells.len());
+    play(&cells, || Some(cluster.database()));
+}
+
+/// Each of them, with a new database where there is one.
+fn play(cells: &[Cell], database: impl Fn() -> Option<String> + Sync) {
     let (next, failed) = (Mutex::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..LANES {
@@ -133,7 +151,8 @@ fn l4_death_at_every_point_of_every_verb_costs_no_turn() {
                         *next - 1
                     };
                     let Some(cell) = cells.get(n) else { break };
-                    if let Err(why) = die(cell, &provider, &[]) {
+                    let database = database();
+                    if let Err(why) = die(cell, &provider, database.as_deref(), None) {
                         failed
                             .lock()
                             .unwrap()
@@ -152,7 +171,6 @@ fn l4_death_at_every_point_of_every_verb_costs_no_turn() {
         failed.len(),
         failed.join("\n")
     );
-    assert!(all >= 100, "{all}");
 }
 
 /// A matrix that lets a known bug pass would prove nothing.
@@ -164,7 +182,7 @@ fn d21_a_command_that_is_run_again_is_found_where_its_end_is_lost() {
         n: 1,
     };
     let provider = Provider::start();
-    let found = die(&cell, &provider, &[("DISPATCH_PLANT", "D21")]);
+    let found = die(&cell, &provider, None, Some("D21"));
     assert!(found.is_err_and(|why| why.contains("RanTwice")));
 }
 
@@ -172,6 +190,7 @@ fn d21_a_command_that_is_run_again_is_found_where_its_end_is_lost() {
 struct House {
     dir: tempfile::TempDir,
     settings: String,
+    database: Option<String>,
     field: Field,
 }
 
@@ -188,7 +207,12 @@ impl House {
     fn first_life(&self, cell: &Cell) -> Result<Process, ExitStatus> {
         std::fs::create_dir_all(self.data()).unwrap();
         std::fs::write(self.data().join("dispatch.toml"), &self.settings).unwrap();
-        let env = [("DISPATCH_DIE_AT".to_owned(), cell.spec())];
+        let mut env = vec![("DISPATCH_DIE_AT".to_owned(), cell.spec())];
+        env.extend(
+            self.database
+                .iter()
+                .map(|url| ("DATABASE_URL".to_owned(), url.clone())),
+        );
         let mut command = Server::command(&self.data(), &env);
         Process::try_start(&mut command, &self.data().with_extension("stderr"))
     }
@@ -213,13 +237,23 @@ fn settings(provider: &Provider) -> String {
     .concat()
 }
 
-/// Lives until the cell's point, then once more until all is quiet.
-fn die(cell: &Cell, provider: &Provider, second_life: &[(&str, &str)]) -> Result<(), String> {
+/// Lives until the cell's point, then once more until all is quiet, with a bug
+/// in that second life if so wished.
+fn die(
+    cell: &Cell,
+    provider: &Provider,
+    database: Option<&str>,
+    bug: Option<&str>,
+) -> Result<(), String> {
     let house = House {
         dir: tempfile::tempdir().unwrap(),
         settings: settings(provider),
+        database: database.map(str::to_owned),
         field: Field::default(),
     };
+    let database = database.map(|url| ("DATABASE_URL", url));
+    let bug = bug.map(|id| ("DISPATCH_PLANT", id));
+    let second_life: Vec<(&str, &str)> = database.into_iter().chain(bug).collect();
     let effects = house.dir.path().join("effects");
     let talk = talk(cell, &effects);
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
@@ -237,7 +271,7 @@ fn die(cell: &Cell, provider: &Provider, second_life: &[(&str, &str)]) -> Result
             Err(status) => Some(status),
         };
         lost = dead_there(cell, status, &house);
-        let server = Server::start_with(&house.data(), &house.settings, second_life);
+        let server = Server::start_with(&house.data(), &house.settings, &second_life);
         house.is_at(server.addr);
         (client.join().unwrap(), server)
     });

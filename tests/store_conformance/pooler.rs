@@ -5,8 +5,11 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use dispatch::store::{PostgresOptions, PostgresStore};
+use dispatch_core::store::Reply;
+use tokio_postgres::{Client, NoTls};
 
-use super::harness::{Reached, difference};
+use super::crowd;
+use super::harness::{Reached, START, Subject, difference};
 use super::postgres::Postgres;
 use super::support::postgres::{Cluster, shared};
 use super::support::until_true;
@@ -20,7 +23,8 @@ struct Pooler {
 
 impl Pooler {
     /// `None`, loudly, where it is not installed and need not be.
-    fn before(cluster: &Cluster, url: &str) -> Option<Pooler> {
+    /// Its sessions serve in turns, or else whichever was used last.
+    fn before(cluster: &Cluster, url: &str, in_turns: bool) -> Option<Pooler> {
         let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"];
         let Some(program) = program
             .iter()
@@ -51,7 +55,8 @@ impl Pooler {
             "[databases]\n* = host=127.0.0.1 port={server_port} user=postgres\n[pgbouncer]\n\
              listen_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\n\
              pool_mode = transaction\ndefault_pool_size = 2\n\
-             server_round_robin = 1\nunix_socket_dir =\n"
+             server_round_robin = {}\nunix_socket_dir =\n",
+            u8::from(in_turns)
         );
         std::fs::write(dir.path().join("pgbouncer.ini"), settings).unwrap();
         let mut command = Command::new(program);
@@ -87,16 +92,67 @@ fn l9_behind_a_pooler_of_transactions_the_store_answers_what_the_model_does() {
     let Some(cluster) = shared() else { return };
     for seed in 400..402 {
         let url = cluster.database();
-        let Some(pooler) = Pooler::before(cluster, &url) else {
+        let Some(pooler) = Pooler::before(cluster, &url, true) else {
             return;
         };
-        if seed == 400 {
-            leave_statements(&url, &pooler.url(&url));
-        }
         let mut store = Postgres::at(&pooler.url(&url), PostgresOptions::default());
         let difference = difference(seed, 300, &mut store, &mut Reached::new());
         assert_eq!(difference, None);
     }
+}
+
+/// A statement's name is that of another one in another process: on a session
+/// that both have used, nothing of the other's may be run.
+#[test]
+fn l9_behind_a_pooler_no_statement_of_another_process_is_run() {
+    let Some(cluster) = shared() else { return };
+    // The store's upkeep may use the other session before anybody else does.
+    for _ in 0..20 {
+        match names_are_lent(cluster) {
+            Some(false) => {}
+            Some(true) | None => return,
+        }
+    }
+    panic!("the store never kept to one session");
+}
+
+/// `None` without a pooler; `false` where the store has noticed it before
+/// another process could come between.
+fn names_are_lent(cluster: &Cluster) -> Option<bool> {
+    let url = cluster.database();
+    let pooler = Pooler::before(cluster, &url, false)?;
+    let mut store = Postgres::at(&pooler.url(&url), PostgresOptions::default());
+    store.ask(START, &crowd::boot()).unwrap();
+    let before = store.ask(START, &crowd::view());
+    assert!(matches!(before, Ok(Reply::View(_))));
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build().unwrap();
+    let clients: [Client; 2] = std::array::from_fn(|_| runtime.block_on(client(&pooler.url(&url))));
+    let is_lent = runtime.block_on(async {
+        // On the session that the store has used; nobody else gets it now.
+        clients[0].batch_execute("BEGIN").await.unwrap();
+        let names = "SELECT name FROM pg_prepared_statements WHERE name ~ '^s[0-9]+$'";
+        let names = clients[0].query_typed(names, &[]).await.unwrap();
+        // So this one is on the other session, which the store is given next.
+        for name in names.iter().map(|row| row.get::<_, String>(0)) {
+            let other = format!("PREPARE {name} (text) AS SELECT $1 WHERE false");
+            if clients[1].batch_execute(&other).await.is_err() {
+                return false;
+            }
+        }
+        !names.is_empty()
+    });
+    assert_eq!(store.ask(START, &crowd::view()), before);
+    runtime
+        .block_on(clients[0].batch_execute("COMMIT"))
+        .unwrap();
+    Some(is_lent)
+}
+
+async fn client(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
 }
 
 #[test]
@@ -138,37 +194,6 @@ fn o1_a_server_without_tls_is_refused_where_tls_is_demanded() {
         "{told}"
     );
     assert!(opened(&url("sslmode=prefer")).is_ok());
-}
-
-/// Another process has been in the pool, and on one of its two sessions are
-/// statements of its own under the names that ours will have.
-fn leave_statements(direct: &str, pooled: &str) {
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    let runtime = builder.enable_all().build().unwrap();
-    runtime.block_on(async {
-        let mut clients = Vec::new();
-        for url in [direct, pooled, pooled] {
-            let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls)
-                .await
-                .unwrap();
-            tokio::spawn(connection);
-            clients.push(client);
-        }
-        let name = "SELECT substr(name, 2)::bigint FROM pg_prepared_statements";
-        let next: i64 = clients[0].query_one(name, &[]).await.unwrap().get(0);
-        let statements = format!(
-            "DO $$ BEGIN FOR n IN {next} .. {next} + 3000 LOOP \
-             EXECUTE format('PREPARE s%s AS SELECT 0::bigint', n); END LOOP; END $$"
-        );
-        // Both at the same time, so that they are on different sessions.
-        for client in &clients[1..] {
-            client.batch_execute("BEGIN").await.unwrap();
-        }
-        clients[1].batch_execute(&statements).await.unwrap();
-        for client in &clients[1..] {
-            client.batch_execute("COMMIT").await.unwrap();
-        }
-    });
 }
 
 /// A store with its runtime, or what it says instead.
