@@ -22,7 +22,7 @@ use std::process::ExitStatus;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use dispatch::points::{DYING, Point, TURN};
+use dispatch::points::{DYING, Point, TURN, VERBS};
 use serde_json::{Value, json};
 
 use caller::{Caller, Field, GiveUp, locked, read_log};
@@ -31,30 +31,6 @@ use support::postgres::shared;
 use support::process::{Process, Provider, Server};
 use support::{config, end_commands, http};
 use verdict::{Effects, judge};
-
-/// Verbs that a life without trouble meets, and those of a little trouble.
-const VERBS: [&str; 20] = [
-    "boot",
-    "accept",
-    "admission-view",
-    "apply-grants",
-    "load",
-    "checkpoint",
-    "commit-step",
-    "restart-step",
-    "tools-started",
-    "tools-finished",
-    "park",
-    "schedule-retry",
-    "request-abort",
-    "elect",
-    "renew",
-    "requests",
-    "sweep-one",
-    "put-workspace",
-    "star",
-    "set-limit",
-];
 
 /// Those that most lives meet again and again: the second time, there is
 /// something behind them that could be lost.

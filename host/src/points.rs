@@ -78,6 +78,30 @@ impl Point {
     }
 }
 
+/// The verbs that come by: all of them, in the order of `Verb::name`.
+pub const VERBS: [&str; 20] = [
+    "boot",
+    "accept",
+    "admission-view",
+    "apply-grants",
+    "load",
+    "checkpoint",
+    "commit-step",
+    "restart-step",
+    "tools-started",
+    "tools-finished",
+    "park",
+    "schedule-retry",
+    "request-abort",
+    "elect",
+    "renew",
+    "requests",
+    "sweep-one",
+    "put-workspace",
+    "star",
+    "set-limit",
+];
+
 /// What `WHAT` is at the points that belong to no verb.
 pub const TURN: &str = "turn";
 
@@ -138,6 +162,12 @@ static ASKED: Mutex<BTreeMap<EffectId, &'static str>> = Mutex::new(BTreeMap::new
 
 /// A verb is about to be asked; its name is kept until its answer is there.
 pub(crate) fn submitting(id: EffectId, verb: &Verb) -> &'static str {
+    // Who adds a verb adds it here: nothing of it is tried else.
+    assert!(
+        VERBS.contains(&verb.name()),
+        "no fault points are known for {}",
+        verb.name()
+    );
     reach(Point::BeforeSubmit, verb.name());
     let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
     asked.insert(id, verb.name());
