@@ -56,7 +56,7 @@ const IMPOSSIBLE: [(Point, &str, &str); 3] = [
 /// Servers that live and die beside each other: most of a cell is waiting.
 const LANES: usize = 4;
 /// A point that was not come to by then never is.
-const LONGEST: Duration = Duration::from_secs(20);
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// One way to die.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Barrier;
 use std::sync::mpsc::channel;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dispatch::store::{Dump, Store};
 use dispatch_core::ids::TurnId;
@@ -42,9 +42,19 @@ struct History {
     after: Dump,
 }
 
+/// What whoever troubles a crowd is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weather {
+    /// The crowd begins.
+    Breaks,
+    /// Somebody has lost an outcome, and asks again.
+    Lost,
+    /// All have their answers.
+    Clears,
+}
+
 /// Draws a state and a crowd, and lets it loose on `subject`.
-/// `storm` begins with the crowd and is told when it is over.
-fn history(seed: u64, subject: &mut Postgres, mut storm: impl FnMut(bool)) -> History {
+fn history(seed: u64, subject: &mut Postgres, weather: &(dyn Fn(Weather) + Sync)) -> History {
     let mut draw = Ops::new(seed);
     let mut model = model_at_start();
     let boot = draw.boot();
@@ -63,9 +73,9 @@ fn history(seed: u64, subject: &mut Postgres, mut storm: impl FnMut(bool)) -> Hi
         }
     }
     subject.set_time(model.now);
-    storm(true);
-    let asked = at_once(subject.store(), &crowd);
-    storm(false);
+    weather(Weather::Breaks);
+    let asked = at_once(subject.store(), &crowd, &|| weather(Weather::Lost));
+    weather(Weather::Clears);
     History {
         before: model,
         asked,
@@ -84,7 +94,11 @@ fn unbounded(verb: Verb) -> Verb {
     }
 }
 
-fn at_once(store: &(impl Store + ?Sized), crowd: &[Verb]) -> Vec<Asked> {
+fn at_once(
+    store: &(impl Store + ?Sized),
+    crowd: &[Verb],
+    on_lost: &(dyn Fn() + Sync),
+) -> Vec<Asked> {
     let start = Barrier::new(THREADS);
     let (tell, heard) = channel();
     std::thread::scope(|scope| {
@@ -93,7 +107,12 @@ fn at_once(store: &(impl Store + ?Sized), crowd: &[Verb]) -> Vec<Asked> {
             scope.spawn(move || {
                 start.wait();
                 for verb in some {
-                    until_answered(store, verb, |asked| tell.send(asked).unwrap());
+                    until_answered(store, verb, |asked| {
+                        if asked.is_lost() {
+                            on_lost();
+                        }
+                        tell.send(asked).unwrap();
+                    });
                 }
             });
         }
@@ -304,6 +323,9 @@ mod cut {
     use super::super::support::proxy::{Act, Proxy, Seen};
     use super::*;
 
+    /// A store that waits no longer than this meets commits that land late.
+    pub(super) const LATE: Duration = Duration::from_millis(200);
+
     /// The verdict on a seed's history, and how many outcomes were lost in it.
     pub(super) fn judged(
         seed: u64,
@@ -311,22 +333,32 @@ mod cut {
     ) -> Option<(usize, Result<(), String>)> {
         let Linked {
             mut store, proxy, ..
-        } = Linked::new(options)?;
-        let history = history(seed, &mut store, |begins| storm(seed, &proxy, begins));
+        } = Linked::new(options.clone())?;
+        let is_patient = options.patience > LATE;
+        let history = history(seed, &mut store, &|weather| match weather {
+            Weather::Breaks => cut(seed, &proxy, is_patient),
+            Weather::Lost => proxy.release(),
+            Weather::Clears => {
+                proxy.plan(|_| Act::Pass);
+                proxy.release();
+            }
+        });
         let lost = history.asked.iter().filter(|asked| asked.is_lost());
         Some((lost.count(), history.judge()))
     }
 
-    fn storm(seed: u64, proxy: &Proxy, begins: bool) {
+    fn cut(seed: u64, proxy: &Proxy, is_patient: bool) {
         let mut chance = Chance::new(seed);
-        proxy.plan(move |seen| match (begins, seen) {
-            (true, Seen::Commit) => match chance.below(8) {
-                0 => Act::Cut,
+        proxy.plan(move |seen| match seen {
+            Seen::Commit => match chance.below(8) {
+                0 if is_patient => Act::Cut,
+                // Nobody waits for it: it lands when its verb is asked again.
+                0 => Act::Hold,
                 1 | 2 => Act::CutAfterAnswer,
                 _ => Act::Pass,
             },
-            (true, Seen::Other) if chance.one_in(150) => Act::Cut,
-            (_, Seen::Commit | Seen::Other) => Act::Pass,
+            Seen::Other if chance.one_in(150) => Act::Cut,
+            Seen::Other => Act::Pass,
         });
     }
 }
@@ -345,7 +377,7 @@ mod sound {
             let Some(mut subject) = Postgres::new() else {
                 return;
             };
-            if let Err(why) = history(seed, &mut subject, |_| {}).judge() {
+            if let Err(why) = history(seed, &mut subject, &|_| {}).judge() {
                 panic!("seed {seed}: {why}");
             }
         }
@@ -365,6 +397,25 @@ mod sound {
         }
         assert!(lost > HISTORIES as usize, "{lost} outcomes were lost");
     }
+
+    #[test]
+    fn l9_commits_that_land_while_their_verb_is_asked_again_fit_some_order_too() {
+        let options = PostgresOptions {
+            patience: cut::LATE,
+            ..PostgresOptions::default()
+        };
+        let mut lost = 0;
+        for seed in 2_000..2_012 {
+            let Some((more, verdict)) = cut::judged(seed, options.clone()) else {
+                return;
+            };
+            if let Err(why) = verdict {
+                panic!("seed {seed}: {why}");
+            }
+            lost += more;
+        }
+        assert!(lost > 12, "{lost} outcomes were lost");
+    }
 }
 
 /// Two stores that are wrong on purpose: a judge that lets them pass is blind.
@@ -379,7 +430,7 @@ mod flawed {
     fn is_found_out(flaw: Flaw) -> bool {
         let mut seeds = 0..HISTORIES;
         seeds.any(|seed| match Postgres::with(Some(flaw)) {
-            Some(mut subject) => history(seed, &mut subject, |_| {}).judge().is_err(),
+            Some(mut subject) => history(seed, &mut subject, &|_| {}).judge().is_err(),
             // Without PostgreSQL there is nothing to be wrong.
             None => true,
         })
