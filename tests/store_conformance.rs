@@ -7,12 +7,20 @@
 mod crowd;
 #[path = "store_conformance/durable.rs"]
 mod durable;
+#[path = "store_conformance/elsewhere.rs"]
+mod elsewhere;
+#[path = "store_conformance/faults.rs"]
+mod faults;
 #[path = "store_conformance/harness.rs"]
 mod harness;
 #[path = "store_conformance/histories.rs"]
 mod histories;
+#[path = "store_conformance/links.rs"]
+mod links;
 #[path = "store_conformance/ops.rs"]
 mod ops;
+#[path = "store_conformance/pooler.rs"]
+mod pooler;
 #[path = "store_conformance/postgres.rs"]
 mod postgres;
 #[path = "store_conformance/promises.rs"]

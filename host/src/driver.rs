@@ -357,6 +357,8 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
         let now = self.ports.clock.now();
         let turn = self.flights.turn_of(&input);
         self.flights.over(&input);
+        #[cfg(planted)]
+        let answered = crate::points::answered(&input);
         let (machine, drain, journal) = (&mut self.machine, &mut self.drain, &mut self.journal);
         if let Some(journal) = journal {
             journal.input(now, &input);
@@ -374,6 +376,10 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
                         journal.effect(effect);
                     }
                     journal.finish(now);
+                }
+                #[cfg(planted)]
+                if let Some(verb) = answered {
+                    crate::points::reach(crate::points::Point::BeforeEffects, verb);
                 }
                 let mut drain = std::mem::take(&mut self.drain);
                 for effect in drain.drain(..) {

@@ -201,6 +201,10 @@ impl Hub {
     }
 
     async fn poll_once(&self, store: &dyn Store, now: Timestamp) -> Result<(), ReadError> {
+        // A hub that knows only what its own replica publishes.
+        if dispatch_core::planted!("D22") {
+            return Ok(());
+        }
         let followed: Vec<ConversationId> = {
             let topics = self.lock();
             let followed = topics.iter().filter(|(_, t)| !t.followers.is_empty());

@@ -12,6 +12,8 @@ pub mod hub;
 pub mod journal;
 pub mod net;
 pub mod panics;
+#[cfg(planted)]
+pub mod points;
 pub mod provider;
 pub mod replay;
 pub mod run;

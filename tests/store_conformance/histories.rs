@@ -1,15 +1,22 @@
 //! Verbs asked at the same time of one PostgreSQL database: whatever they
 //! answer and leave must be what the Model does for them in *some* order, in
-//! which none comes before another that had ended when it was asked.
+//! which none comes before another that had ended when it was asked. A verb
+//! whose outcome was lost may have landed then, or later, or never; it is asked
+//! again, and its answer then counts like any other.
 
+use std::collections::HashSet;
+use std::fmt;
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::Barrier;
 use std::sync::mpsc::channel;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dispatch::store::{Dump, Store};
-use dispatch_core::store::{Model, Outcome, Reply, TurnRow, Verb};
+use dispatch_core::ids::TurnId;
+use dispatch_core::store::{Model, Outcome, Reply, StoreFault, TurnRow, Verb};
 use dispatch_core::time::Timestamp;
 
+use super::faults::is_asked_once;
 use super::harness::{Subject, dump_of, model_at_start, tables_differ, without_old_releases};
 use super::ops::{Op, Ops};
 use super::postgres::Postgres;
@@ -24,7 +31,8 @@ struct Asked {
     verb: Verb,
     outcome: Outcome,
     from: Instant,
-    to: Instant,
+    /// `None`: it may land at any time.
+    to: Option<Instant>,
 }
 
 /// What a crowd of verbs came to.
@@ -34,8 +42,19 @@ struct History {
     after: Dump,
 }
 
+/// What whoever troubles a crowd is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weather {
+    /// The crowd begins.
+    Breaks,
+    /// Somebody has lost an outcome, and asks again.
+    Lost,
+    /// All have their answers.
+    Clears,
+}
+
 /// Draws a state and a crowd, and lets it loose on `subject`.
-fn history(seed: u64, subject: &mut Postgres) -> History {
+fn history(seed: u64, subject: &mut Postgres, weather: &(dyn Fn(Weather) + Sync)) -> History {
     let mut draw = Ops::new(seed);
     let mut model = model_at_start();
     let boot = draw.boot();
@@ -54,7 +73,9 @@ fn history(seed: u64, subject: &mut Postgres) -> History {
         }
     }
     subject.set_time(model.now);
-    let asked = at_once(subject.store(), &crowd);
+    weather(Weather::Breaks);
+    let asked = at_once(subject.store(), &crowd, &|| weather(Weather::Lost));
+    weather(Weather::Clears);
     History {
         before: model,
         asked,
@@ -73,7 +94,11 @@ fn unbounded(verb: Verb) -> Verb {
     }
 }
 
-fn at_once(store: &(impl Store + ?Sized), crowd: &[Verb]) -> Vec<Asked> {
+fn at_once(
+    store: &(impl Store + ?Sized),
+    crowd: &[Verb],
+    on_lost: &(dyn Fn() + Sync),
+) -> Vec<Asked> {
     let start = Barrier::new(THREADS);
     let (tell, heard) = channel();
     std::thread::scope(|scope| {
@@ -82,7 +107,12 @@ fn at_once(store: &(impl Store + ?Sized), crowd: &[Verb]) -> Vec<Asked> {
             scope.spawn(move || {
                 start.wait();
                 for verb in some {
-                    tell.send(ask(store, verb)).unwrap();
+                    until_answered(store, verb, |asked| {
+                        if asked.is_lost() {
+                            on_lost();
+                        }
+                        tell.send(asked).unwrap();
+                    });
                 }
             });
         }
@@ -91,23 +121,34 @@ fn at_once(store: &(impl Store + ?Sized), crowd: &[Verb]) -> Vec<Asked> {
     heard.iter().collect()
 }
 
-fn ask(store: &(impl Store + ?Sized), verb: &Verb) -> Asked {
-    let from = Instant::now();
-    let (tell, heard) = channel();
-    let done = Box::new(move |outcome| tell.send(outcome).unwrap());
-    store.submit(verb.clone(), done);
-    let outcome = heard.recv().unwrap();
-    Asked {
-        verb: verb.clone(),
-        outcome,
-        from,
-        to: Instant::now(),
+/// Asks as the core does: after an unknown outcome again, as something that
+/// may have happened already.
+fn until_answered(store: &(impl Store + ?Sized), verb: &Verb, mut tell: impl FnMut(Asked)) {
+    loop {
+        let from = Instant::now();
+        let (answer, heard) = channel();
+        let done = Box::new(move |outcome| answer.send(outcome).unwrap());
+        store.submit(verb.clone(), done);
+        let outcome = heard.recv().unwrap();
+        let is_known = outcome.is_ok();
+        // What has failed has not landed, and so is no part of the history.
+        if !matches!(outcome, Err(StoreFault::Failed(_))) {
+            tell(Asked {
+                verb: verb.clone(),
+                outcome,
+                from,
+                to: is_known.then(Instant::now),
+            });
+        }
+        if is_known || is_asked_once(verb) {
+            return;
+        }
     }
 }
 
 /// What is a matter of no order: the sequence numbers of waiters, which are
 /// drawn before a verb has landed, and what may be forgotten at any time.
-fn comparable(dump: Dump, model: &Model) -> Dump {
+pub(super) fn comparable(dump: Dump, model: &Model) -> Dump {
     let mut dump = without_old_releases(dump, model.now);
     for turn in dump.turns.values_mut() {
         turn.key.seq = 0;
@@ -121,10 +162,11 @@ impl History {
         let mut search = Search {
             asked: &self.asked,
             after: comparable(self.after, &self.before),
+            been: HashSet::new(),
             furthest: Vec::new(),
             difference: None,
         };
-        let all = (0..self.asked.len()).collect();
+        let all: Vec<usize> = (0..self.asked.len()).collect();
         if search.goes_on(&self.before, all, &mut Vec::new()) {
             return Ok(());
         }
@@ -145,29 +187,72 @@ impl History {
 }
 
 impl Asked {
-    /// Whether the Model may answer this, when it is asked now.
-    fn is_done_by(&self, model: &mut Model) -> bool {
-        match &self.outcome {
+    fn is_lost(&self) -> bool {
+        self.outcome.is_err()
+    }
+
+    /// What the Model may look like when this lands now: nothing, if it may
+    /// not answer so.
+    fn landings(&self, model: &Model) -> Vec<Model> {
+        match (&self.outcome, &self.verb) {
             // What others hold is left to the next sweep.
-            Ok(Reply::Swept(None)) => true,
-            Ok(Reply::Swept(Some(swept))) => {
-                let others: Vec<TurnRow> = model.turns.values().cloned().collect();
-                let is_other = |row: &&TurnRow| row.turn != swept.turn && row.state.is_owned();
-                let others = others.iter().filter(is_other);
-                for row in others.clone() {
-                    model.turns.insert(row.turn, renewed(row));
-                }
-                let is_done = Ok(model.apply(&self.verb)) == self.outcome;
-                for row in others {
-                    if model.turns.get(&row.turn) == Some(&renewed(row)) {
-                        model.turns.insert(row.turn, row.clone());
-                    }
-                }
-                is_done
+            (Ok(Reply::Swept(None)), _) => vec![model.clone()],
+            (Ok(Reply::Swept(Some(swept))), _) => {
+                let landed = swept_alone(model, &self.verb, swept.turn);
+                let landed = landed.filter(|(_, reply)| Ok(reply) == self.outcome.as_ref());
+                landed.map(|(model, _)| model).into_iter().collect()
             }
-            outcome => Ok(model.apply(&self.verb)) == *outcome,
+            (Err(_), Verb::SweepOne { .. }) => {
+                let turns = model.turns.keys();
+                let landed = turns.filter_map(|turn| swept_alone(model, &self.verb, *turn));
+                landed
+                    .map(|(model, _)| model)
+                    .filter(|next| next != model)
+                    .collect()
+            }
+            (outcome, verb) => {
+                let mut next = model.clone();
+                let reply = next.apply(verb);
+                let may_be = match outcome {
+                    Ok(heard) => reply == *heard,
+                    // That it changes nothing is tried by leaving it out.
+                    Err(_) => next != *model,
+                };
+                may_be.then_some(next).into_iter().collect()
+            }
         }
     }
+}
+
+/// A sweep that finds this turn first.
+fn swept_alone(model: &Model, verb: &Verb, turn: TurnId) -> Option<(Model, Reply)> {
+    let mut model = model.clone();
+    let others: Vec<TurnRow> = model.turns.values().cloned().collect();
+    let is_other = |row: &&TurnRow| row.turn != turn && row.state.is_owned();
+    let others = others.iter().filter(is_other);
+    for row in others.clone() {
+        model.turns.insert(row.turn, renewed(row));
+    }
+    let reply = model.apply(verb);
+    for row in others {
+        if model.turns.get(&row.turn) == Some(&renewed(row)) {
+            model.turns.insert(row.turn, row.clone());
+        }
+    }
+    matches!(&reply, Reply::Swept(Some(swept)) if swept.turn == turn).then_some((model, reply))
+}
+
+fn digest(model: &Model) -> u64 {
+    struct Sink(DefaultHasher);
+    impl fmt::Write for Sink {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0.write(text.as_bytes());
+            Ok(())
+        }
+    }
+    let mut sink = Sink(DefaultHasher::new());
+    fmt::write(&mut sink, format_args!("{model:?}")).unwrap();
+    sink.0.finish()
 }
 
 /// A lease that no sweep ends.
@@ -181,6 +266,9 @@ fn renewed(row: &TurnRow) -> TurnRow {
 struct Search<'h> {
     asked: &'h [Asked],
     after: Dump,
+    /// Where the search has been: what was left to be placed, and the digest
+    /// of the Model. Many orders lead to the same place.
+    been: HashSet<(Vec<usize>, u64)>,
     /// The longest order that fits so far.
     furthest: Vec<usize>,
     /// What differs after an order in which every answer fits.
@@ -192,33 +280,93 @@ impl Search<'_> {
         if order.len() > self.furthest.len() {
             self.furthest.clone_from(order);
         }
-        if rest.is_empty() {
+        if !self.been.insert((rest.clone(), digest(model))) {
+            return false;
+        }
+        // What was lost need not have happened.
+        if rest.iter().all(|n| self.asked[*n].is_lost()) {
             let wanted = comparable(dump_of(model), model);
-            self.difference = tables_differ(&wanted, &self.after);
-            return self.difference.is_none();
+            let difference = tables_differ(&wanted, &self.after);
+            if difference.is_none() {
+                return true;
+            }
+            self.difference = difference;
         }
         for n in &rest {
-            let began_in_time = |other: &usize| self.asked[*n].from <= self.asked[*other].to;
+            let began_in_time = |other: &usize| {
+                self.asked[*other]
+                    .to
+                    .is_none_or(|to| self.asked[*n].from <= to)
+            };
             if !rest.iter().all(began_in_time) {
                 continue;
             }
-            let mut model = model.clone();
-            if !self.asked[*n].is_done_by(&mut model) {
-                continue;
+            for landed in self.asked[*n].landings(model) {
+                order.push(*n);
+                let others = rest.iter().copied().filter(|other| other != n);
+                if self.goes_on(&landed, others.collect(), order) {
+                    return true;
+                }
+                order.pop();
             }
-            order.push(*n);
-            let others = rest.iter().copied().filter(|other| other != n);
-            if self.goes_on(&model, others.collect(), order) {
-                return true;
-            }
-            order.pop();
         }
         false
     }
 }
 
+/// Crowds over a link that is cut again and again.
+mod cut {
+    use dispatch::store::PostgresOptions;
+
+    use super::super::links::Linked;
+    use super::super::support::Chance;
+    use super::super::support::proxy::{Act, Proxy, Seen};
+    use super::*;
+
+    /// A store that waits no longer than this meets commits that land late.
+    pub(super) const LATE: Duration = Duration::from_millis(200);
+
+    /// The verdict on a seed's history, and how many outcomes were lost in it.
+    pub(super) fn judged(
+        seed: u64,
+        options: PostgresOptions,
+    ) -> Option<(usize, Result<(), String>)> {
+        let Linked {
+            mut store, proxy, ..
+        } = Linked::new(options.clone())?;
+        let is_patient = options.patience > LATE;
+        let history = history(seed, &mut store, &|weather| match weather {
+            Weather::Breaks => cut(seed, &proxy, is_patient),
+            Weather::Lost => proxy.release(),
+            Weather::Clears => {
+                proxy.plan(|_| Act::Pass);
+                proxy.release();
+            }
+        });
+        let lost = history.asked.iter().filter(|asked| asked.is_lost());
+        Some((lost.count(), history.judge()))
+    }
+
+    fn cut(seed: u64, proxy: &Proxy, is_patient: bool) {
+        let mut chance = Chance::new(seed);
+        proxy.plan(move |seen| match seen {
+            Seen::Commit => match chance.below(8) {
+                0 if is_patient => Act::Cut,
+                // Nobody waits for it: it lands when its verb is asked again.
+                0 => Act::Hold,
+                1 | 2 => Act::CutAfterAnswer,
+                _ => Act::Pass,
+            },
+            Seen::Other if chance.one_in(150) => Act::Cut,
+            Seen::Other => Act::Pass,
+        });
+    }
+}
+
 #[cfg(not(planted))]
 mod sound {
+    use dispatch::store::PostgresOptions;
+
     use super::*;
 
     const HISTORIES: u64 = 40;
@@ -229,17 +377,51 @@ mod sound {
             let Some(mut subject) = Postgres::new() else {
                 return;
             };
-            if let Err(why) = history(seed, &mut subject).judge() {
+            if let Err(why) = history(seed, &mut subject, &|_| {}).judge() {
                 panic!("seed {seed}: {why}");
             }
         }
+    }
+
+    #[test]
+    fn l9_lost_outcomes_of_what_replicas_ask_at_the_same_time_fit_some_order_too() {
+        let mut lost = 0;
+        for seed in 1_000..1_000 + HISTORIES {
+            let Some((more, verdict)) = cut::judged(seed, PostgresOptions::default()) else {
+                return;
+            };
+            if let Err(why) = verdict {
+                panic!("seed {seed}: {why}");
+            }
+            lost += more;
+        }
+        assert!(lost > HISTORIES as usize, "{lost} outcomes were lost");
+    }
+
+    #[test]
+    fn l9_commits_that_land_while_their_verb_is_asked_again_fit_some_order_too() {
+        let options = PostgresOptions {
+            patience: cut::LATE,
+            ..PostgresOptions::default()
+        };
+        let mut lost = 0;
+        for seed in 2_000..2_012 {
+            let Some((more, verdict)) = cut::judged(seed, options.clone()) else {
+                return;
+            };
+            if let Err(why) = verdict {
+                panic!("seed {seed}: {why}");
+            }
+            lost += more;
+        }
+        assert!(lost > 12, "{lost} outcomes were lost");
     }
 }
 
 /// Two stores that are wrong on purpose: a judge that lets them pass is blind.
 #[cfg(planted)]
 mod flawed {
-    use dispatch::store::Flaw;
+    use dispatch::store::{Flaw, PostgresOptions};
 
     use super::*;
 
@@ -248,10 +430,32 @@ mod flawed {
     fn is_found_out(flaw: Flaw) -> bool {
         let mut seeds = 0..HISTORIES;
         seeds.any(|seed| match Postgres::with(Some(flaw)) {
-            Some(mut subject) => history(seed, &mut subject).judge().is_err(),
+            Some(mut subject) => history(seed, &mut subject, &|_| {}).judge().is_err(),
             // Without PostgreSQL there is nothing to be wrong.
             None => true,
         })
+    }
+
+    fn is_found_out_over_cut_links(flaw: Flaw) -> bool {
+        let mut seeds = 1_000..1_000 + HISTORIES;
+        let options = PostgresOptions {
+            flaw: Some(flaw),
+            ..PostgresOptions::default()
+        };
+        seeds.any(|seed| match cut::judged(seed, options.clone()) {
+            Some((_, verdict)) => verdict.is_err(),
+            None => true,
+        })
+    }
+
+    #[test]
+    fn d12_a_flawed_store_without_locks_is_found_out_over_links_that_are_cut_too() {
+        assert!(is_found_out_over_cut_links(Flaw::NoLocks));
+    }
+
+    #[test]
+    fn d33_a_flawed_store_without_fence_is_found_out_over_links_that_are_cut_too() {
+        assert!(is_found_out_over_cut_links(Flaw::FenceNotHeld));
     }
 
     #[test]

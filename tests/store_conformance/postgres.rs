@@ -33,7 +33,11 @@ impl Postgres {
     }
 
     fn opened(options: PostgresOptions) -> Option<Postgres> {
-        let url = shared()?.database();
+        Some(Postgres::at(&shared()?.database(), options))
+    }
+
+    /// In the database of this address, which need not lead there directly.
+    pub(super) fn at(url: &str, options: PostgresOptions) -> Postgres {
         let clock = SetClock::default();
         clock.set(START);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -47,14 +51,12 @@ impl Postgres {
             clock: Some(Arc::new(clock.clone())),
             ..options
         };
-        let store = runtime
-            .block_on(PostgresStore::open(&url, options))
-            .unwrap();
-        Some(Postgres {
+        let store = runtime.block_on(PostgresStore::open(url, options)).unwrap();
+        Postgres {
             store,
             runtime,
             clock,
-        })
+        }
     }
 
     pub(super) fn store(&self) -> &PostgresStore {

@@ -8,6 +8,7 @@ pub(crate) mod config;
 pub(crate) mod http;
 pub(crate) mod postgres;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod stream;
 pub(crate) mod world;
 

@@ -122,6 +122,23 @@ impl Cluster {
         command
     }
 
+    /// Lets the server's user run `command`, which keeps its files in `dir`.
+    pub(crate) fn hand_over(&self, command: &mut Command, dir: &Path) {
+        Cluster::hand_over_all(dir);
+        self.as_user(command);
+        command.current_dir(dir);
+    }
+
+    /// Gives a directory and its files to the server's user.
+    pub(crate) fn hand_over_all(dir: &Path) {
+        if let Some((uid, gid)) = other_user() {
+            let files = std::fs::read_dir(dir).unwrap().flatten();
+            for path in files.map(|file| file.path()).chain([dir.to_owned()]) {
+                chown(path, Some(uid), Some(gid)).unwrap();
+            }
+        }
+    }
+
     fn as_user(&self, command: &mut Command) {
         command.current_dir(self.dir.path()).env_remove("PGDATA");
         if let Some((uid, gid)) = self.user {

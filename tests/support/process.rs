@@ -126,6 +126,11 @@ impl Process {
         self.child.id()
     }
 
+    /// Its exit status, once it has one.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// `kill -9`, and the wait until it is gone.
     pub(crate) fn kill(&mut self) {
         self.child.kill().ok();

@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Driver, Lanes, Machine};
 use crate::exec::{Adoption, ToolDone, ToolEvent, ToolHandle, ToolRequest};
 use crate::panics;
+#[cfg(planted)]
+use crate::points::{self, Point};
 use crate::provider::{self, ProviderInput};
 
 /// Pieces of one provider's body that may wait for the shared lane.
@@ -211,7 +213,13 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
             Effect::Store { id, verb } => {
                 self.flights.add(id, turn_of_verb(&verb), Work::Plain);
                 let lanes = self.lanes.clone();
-                let done = Box::new(move |outcome| lanes.urgent(Input::Stored { id, outcome }));
+                #[cfg(planted)]
+                let name = points::submitting(id, &verb);
+                let done = Box::new(move |outcome| {
+                    #[cfg(planted)]
+                    points::committed(name, &outcome);
+                    lanes.urgent(Input::Stored { id, outcome });
+                });
                 self.ports.store.submit(verb, done);
             }
             Effect::OpenProvider {
@@ -397,10 +405,14 @@ async fn forward_stream(id: EffectId, events: &mut mpsc::Receiver<ProviderInput>
                 status,
                 headers,
             },
-            ProviderInput::Bytes(bytes) => Input::ProviderBytes {
-                id,
-                bytes: bytes.into(),
-            },
+            ProviderInput::Bytes(bytes) => {
+                #[cfg(planted)]
+                points::reach(Point::BeforeFirstByte, points::TURN);
+                Input::ProviderBytes {
+                    id,
+                    bytes: bytes.into(),
+                }
+            }
             ProviderInput::End => Input::ProviderEnd { id },
             ProviderInput::Failed { kind, message } => Input::ProviderFailed {
                 id,
@@ -412,9 +424,15 @@ async fn forward_stream(id: EffectId, events: &mut mpsc::Receiver<ProviderInput>
             input,
             Input::ProviderEnd { .. } | Input::ProviderFailed { .. }
         );
+        #[cfg(planted)]
+        let is_bytes = matches!(input, Input::ProviderBytes { .. });
         // The order of one stream matters, so its end takes the same lane.
         if lanes.bytes.send(input).await.is_err() || is_last {
             return;
+        }
+        #[cfg(planted)]
+        if is_bytes {
+            points::reach(Point::AfterFirstByte, points::TURN);
         }
     }
     lanes.urgent(Input::ProviderFailed {
@@ -452,6 +470,8 @@ async fn forward_tool(id: EffectId, mut events: mpsc::Receiver<ToolEvent>, lanes
                 }
             }
             ToolEvent::Done(done) => {
+                #[cfg(planted)]
+                points::reach(Point::ToolEnded, points::TURN);
                 return lanes.urgent(Input::ToolDone { id, end: end(done) });
             }
             ToolEvent::Left => return,

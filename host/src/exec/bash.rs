@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use dispatch_core::output::LossyDecoder;
+use dispatch_core::planted;
 use dispatch_core::reconcile::OUTCOME_UNKNOWN;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
@@ -73,6 +74,8 @@ pub(super) async fn run(
     let (dir, mark) = blocking(move || prepare(&runs, run)).await?;
     let exit = match start_supervisor(shared, &dir) {
         Ok(child) => {
+            #[cfg(planted)]
+            crate::points::reach(crate::points::Point::ToolStarted, crate::points::TURN);
             let deadline = Duration::from_millis(deadline_ms);
             let supervisor = child.id().and_then(|pid| proc::name_of(pid).ok());
             match follow(&dir, Supervised::Child(child), deadline, events, wishes).await {
@@ -209,6 +212,14 @@ async fn watch(
         let (from, asks) = (preview.wants(), matches!(supervised, Supervised::Adopted));
         let look = blocking(move || look(&looked_at, stopping, from, asks)).await?;
         if let Some(exit) = look.exit {
+            // The supervisor stays for as long as anybody holds the output.
+            if planted!("D28") && !supervisor_gone && !look.is_deserted {
+                continue;
+            }
+            if planted!("D19") && exit.signal.is_some() {
+                let reason = Reason::SpawnFailed;
+                return Ok(Some(Exit { reason, ..exit }));
+            }
             return Ok(Some(exit));
         }
         preview.send(&look.output, events);

@@ -27,6 +27,11 @@ impl Census {
         *locked(&self.0) = Some((count, Instant::now()));
     }
 
+    /// Nobody knows any more: the next one who wants it counts.
+    pub(super) fn forget(&self) {
+        *locked(&self.0) = None;
+    }
+
     /// A transaction has landed that armed so many markers more than it took.
     pub(super) fn add(&self, more: i64) {
         if let Some((count, _)) = locked(&self.0).as_mut() {

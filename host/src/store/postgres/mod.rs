@@ -2,6 +2,7 @@
 //! by a few threads with a connection each; what a verb reads for a decision it
 //! locks, and it is repeated where it met another one.
 
+mod address;
 mod census;
 #[cfg(test)]
 #[path = "../../../../tests/support/postgres.rs"]
@@ -31,8 +32,9 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
+use self::address::Address;
 use self::census::Census;
-use self::schema::{Address, migrate};
+use self::schema::migrate;
 use self::tx::PgTx;
 use self::wire::{Mode, Wire};
 use super::cells::Fault;
@@ -59,10 +61,10 @@ fn until_true(what: &str, mut probe: impl FnMut() -> bool) {
 
 /// A verb that met others so often is given back to its asker.
 const MOST_ATTEMPTS: u32 = 8;
+/// A read that fails for its connection's sake so often is given up.
+const MOST_READS: u32 = 3;
 /// A verb that has waited so long is near its deadline: it is not begun.
 const STALE: Duration = Duration::from_secs(20);
-/// An answer of the server's that takes longer is taken for none.
-const PATIENCE: Duration = Duration::from_secs(25);
 /// Slots that were left so long ago matter to no cooldown.
 const RELEASES_KEPT_MS: u64 = 3_600_000;
 /// How often what has come due is noticed.
@@ -80,6 +82,8 @@ pub struct PostgresOptions {
     /// Store time comes from here instead of the database: for comparisons
     /// with a store whose time is set.
     pub clock: Option<Arc<dyn Clock>>,
+    /// An answer of the server's that takes longer is taken for none.
+    pub patience: Duration,
     /// A mistake, to prove that tests of concurrent verbs find it.
     #[cfg(planted)]
     pub flaw: Option<Flaw>,
@@ -102,6 +106,7 @@ impl Default for PostgresOptions {
             writers: 12,
             readers: 4,
             clock: None,
+            patience: Duration::from_secs(25),
             #[cfg(planted)]
             flaw: None,
         }
@@ -183,11 +188,8 @@ impl Worker {
         let client = handle.block_on(address.connect(handle));
         let client = client.map_err(Fault::Postgres)?;
         let mode = *locked(&self.shared.mode);
-        let mut wire = Wire::new(handle.clone(), client, mode, PATIENCE);
-        if mode == Mode::Prepared {
-            wire.batch("SET search_path TO dispatch".to_owned())?;
-        }
-        Ok(wire)
+        let patience = self.shared.options.patience;
+        Ok(Wire::new(handle.clone(), client, mode, patience))
     }
 
     /// Runs it, again where it has only met another one.
@@ -243,6 +245,8 @@ impl Worker {
         tx.spoil(self.shared.options.flaw);
         match catch_unwind(AssertUnwindSafe(|| apply(&mut tx, verb))) {
             Ok(Ok(reply)) => {
+                #[cfg(planted)]
+                crate::points::reach(crate::points::Point::BeforeCommit, verb.name());
                 let committed = tx.commit();
                 match committed {
                     Ok(()) => {
@@ -279,12 +283,31 @@ impl Worker {
     }
 
     /// Runs `read` in one transaction: all that it sees is of one moment.
+    /// Again, where only the connection was at fault.
     fn read<T>(
         &mut self,
-        read: impl FnOnce(&mut PgTx<'_>) -> Result<T, Fault>,
+        read: impl Fn(&mut PgTx<'_>) -> Result<T, Fault>,
     ) -> Result<T, ReadError> {
-        let failed = |fault: Fault| ReadError::Failed(fault.to_string());
-        let mut wire = self.connected().map_err(failed)?;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let fault = match self.read_once(&read) {
+                Ok(answer) => return Ok(answer),
+                Err(fault) => fault,
+            };
+            self.learn(&fault);
+            let may_pass = matches!(&fault, Fault::Postgres(fault) if fault.may_pass());
+            if !may_pass || attempt >= MOST_READS {
+                return Err(ReadError::Failed(fault.to_string()));
+            }
+        }
+    }
+
+    fn read_once<T>(
+        &mut self,
+        read: impl Fn(&mut PgTx<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let mut wire = self.connected()?;
         let now = self.now();
         let answer = PgTx::of_read(&mut wire, &self.shared.census, now).and_then(|mut tx| {
             let answer = read(&mut tx);
@@ -292,16 +315,10 @@ impl Worker {
             answer
         });
         match answer {
-            Ok(answer) => {
-                self.wire = Some(wire);
-                Ok(answer)
-            }
-            Err(fault) => {
-                self.learn(&fault);
-                self.put_back(wire, &fault);
-                Err(failed(fault))
-            }
+            Ok(_) => self.wire = Some(wire),
+            Err(ref fault) => self.put_back(wire, fault),
         }
+        answer
     }
 
     fn upkeep(&mut self) {
@@ -348,17 +365,10 @@ impl PostgresStore {
         url: &str,
         options: PostgresOptions,
     ) -> Result<PostgresStore, PostgresOpenError> {
-        let address = Address::parse(url)?;
+        let mut address = Address::parse(url)?;
         let at = address.shown();
         let handle = Handle::current();
-        let connect = |cause: PgFault| PostgresOpenError::Connect {
-            at: at.clone(),
-            cause: match cause {
-                PgFault::Refused { message, .. } => message,
-                PgFault::Lost(cause) => cause,
-            },
-        };
-        let mut client = address.connect(&handle).await.map_err(connect)?;
+        let mut client = address.settle(&handle).await?;
         migrate(&mut client, &at).await?;
         drop(client);
         let (running, ended) = watch::channel(());
@@ -411,7 +421,7 @@ impl PostgresStore {
 
     fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&mut PgTx<'_>) -> Result<T, Fault> + Send + 'static,
+        read: impl Fn(&mut PgTx<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, ReadError>> {
         let (answer, heard) = oneshot::channel();
         let query = Box::new(move |worker: &mut Worker| {

@@ -49,7 +49,7 @@ macro_rules! conversation_columns {
 }
 
 statements! {
-    NOW = "SELECT (extract(epoch FROM now()) * 1000)::bigint";
+    NOW = "SELECT (extract(epoch FROM now()) * 1000)::bigint, pg_backend_pid()::bigint";
 
     CONVERSATION = concat!("SELECT ", conversation_columns!(), " FROM conversations c WHERE c.id = $1");
     CONVERSATION_LOCKED = concat!("SELECT ", conversation_columns!(),

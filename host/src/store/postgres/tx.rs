@@ -2,6 +2,9 @@
 //! decides on is locked before it is read. Order of locks: workspace, provider,
 //! conversation, turn.
 
+#[cfg(planted)]
+mod serial;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -108,14 +111,8 @@ impl<'w> PgTx<'w> {
         };
         let begin = format!("{begin}; {LIMITS}");
         wire.batch_later(begin);
-        let now = match now {
-            Some(now) => now,
-            None => {
-                let read = |mut row: Columns<'_>| row.at();
-                let now = wire.rows(sql::NOW, Vec::new(), read)?;
-                now.first().copied().unwrap_or_default()
-            }
-        };
+        let begun = wire.begun(sql::NOW, |row| Ok((row.at()?, row.ordered()?)))?;
+        let now = now.unwrap_or(begun);
         Ok(PgTx {
             wire,
             now,
@@ -150,9 +147,13 @@ impl<'w> PgTx<'w> {
     /// Makes it durable. After an error nobody knows, unless the server itself
     /// has refused a statement.
     pub(super) fn commit(self) -> Result<(), Fault> {
-        self.wire.batch("COMMIT".to_owned())?;
-        self.census.add(self.markers);
-        Ok(())
+        let committed = self.wire.batch("COMMIT".to_owned());
+        match &committed {
+            Ok(()) => self.census.add(self.markers),
+            // It may have landed for all that.
+            Err(_) => self.census.forget(),
+        }
+        committed
     }
 
     /// Nothing of it lands.
@@ -207,6 +208,10 @@ impl<'w> PgTx<'w> {
     /// How far logs go.
     pub(super) fn heads(&mut self, ids: &[ConversationId]) -> Result<Vec<LogHead>, Fault> {
         let ids = ids.iter().map(|id| id.as_str().to_owned()).collect();
+        #[cfg(planted)]
+        if dispatch_core::planted!("D23") {
+            return self.heads_by_serial(ids);
+        }
         let read = |mut row: Columns<'_>| {
             Ok(LogHead {
                 conversation: row.id()?,

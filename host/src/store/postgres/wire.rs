@@ -35,6 +35,9 @@ pub(in crate::store) enum PgFault {
         "the connection to PostgreSQL was lost: {0}; look whether the server of DATABASE_URL is up"
     )]
     Lost(String),
+    /// A transaction is on another session than the one before.
+    #[error("a pooler gives each transaction another session")]
+    Moved,
 }
 
 fn remedy(state: &str) -> &'static str {
@@ -55,9 +58,11 @@ impl PgFault {
             // Serialisation failure, deadlock, unique violation: whoever was
             // first is there now, and is found by the next attempt.
             PgFault::Refused { state, .. } => {
-                matches!(state.as_str(), "40001" | "40P01" | "23505") || self.is_unprepared()
+                matches!(state.as_str(), "40001" | "40P01" | "23505")
+                    || self.is_unprepared()
+                    || self.is_lost()
             }
-            PgFault::Lost(_) => true,
+            PgFault::Lost(_) | PgFault::Moved => true,
         }
     }
 
@@ -66,12 +71,17 @@ impl PgFault {
         match self {
             PgFault::Refused { state, .. } => state.starts_with("57P") || state.starts_with("08"),
             PgFault::Lost(_) => true,
+            PgFault::Moved => false,
         }
     }
 
     /// Somebody between us and the server hands statements to other sessions.
     pub(super) fn is_unprepared(&self) -> bool {
-        matches!(self, PgFault::Refused { state, .. } if matches!(state.as_str(), "26000" | "42P05"))
+        match self {
+            PgFault::Refused { state, .. } => matches!(state.as_str(), "26000" | "42P05"),
+            PgFault::Moved => true,
+            PgFault::Lost(_) => false,
+        }
     }
 }
 
@@ -178,6 +188,8 @@ pub(super) struct Wire {
     client: Arc<Client>,
     mode: Mode,
     prepared: HashMap<&'static str, Statement>,
+    /// The server's process that prepared them.
+    session: Option<u64>,
     unsent: Vec<Sent>,
     /// An answer that takes longer than this is taken for none.
     patience: Duration,
@@ -190,6 +202,7 @@ impl Wire {
             client: Arc::new(client),
             mode,
             prepared: HashMap::new(),
+            session: None,
             unsent: Vec::new(),
             patience,
         }
@@ -241,9 +254,37 @@ impl Wire {
         &mut self,
         sql: &'static str,
         params: Vec<Param>,
-        mut read: impl FnMut(Columns<'_>) -> Result<T, Fault>,
+        read: impl FnMut(Columns<'_>) -> Result<T, Fault>,
     ) -> Result<Vec<T>, Fault> {
         let statement = self.statement(sql)?;
+        self.answers(statement, sql, params, read)
+    }
+
+    /// The time that a transaction has begun at, and that it is on the session
+    /// where its statements are prepared. Names are the same in every process
+    /// ("s0", "s1", ...): behind a pooler of transactions a statement would
+    /// else be run that another process has prepared under that name.
+    pub(super) fn begun<T: Copy + Default>(
+        &mut self,
+        sql: &'static str,
+        mut read: impl FnMut(&mut Columns<'_>) -> Result<(T, u64), Fault>,
+    ) -> Result<T, Fault> {
+        let rows = self.answers(None, sql, Vec::new(), |mut row| read(&mut row))?;
+        let (now, session) = rows.first().copied().unwrap_or_default();
+        let known = *self.session.get_or_insert(session);
+        if known != session && self.mode == Mode::Prepared {
+            return Err(Fault::Postgres(PgFault::Moved));
+        }
+        Ok(now)
+    }
+
+    fn answers<T>(
+        &mut self,
+        statement: Option<Statement>,
+        sql: &'static str,
+        params: Vec<Param>,
+        mut read: impl FnMut(Columns<'_>) -> Result<T, Fault>,
+    ) -> Result<Vec<T>, Fault> {
         let client = self.client.clone();
         let rows: Vec<tokio_postgres::Row> = self.wait(async move {
             match statement {

@@ -15,6 +15,8 @@ use super::schema::{OpenError, open_writer};
 use super::sql;
 use super::time::StoreTime;
 use super::tx::SqlTx;
+#[cfg(planted)]
+use crate::points::{self, CommitFault};
 
 /// Owns the writing connection. Survives whatever happens to it: a connection
 /// whose state is in doubt is dropped and opened anew.
@@ -128,6 +130,10 @@ impl Writer {
                 return Err(RolledBack);
             }
         }
+        #[cfg(planted)]
+        for verb in verbs {
+            points::reach(points::Point::BeforeCommit, verb.name());
+        }
         match batch.commit() {
             Ok(()) => {
                 self.markers = batch.tx.markers;
@@ -188,8 +194,21 @@ impl Batch<'_> {
 
     fn commit(&mut self) -> Result<(), Fault> {
         self.tx.write(sql::PUT_STORE_TIME, [at(self.tx.now)])?;
+        #[cfg(planted)]
+        lost(CommitFault::Before)?;
         self.tx.write("COMMIT", [])?;
+        #[cfg(planted)]
+        lost(CommitFault::After)?;
         Ok(())
+    }
+}
+
+/// A test wants this commit's outcome lost.
+#[cfg(planted)]
+fn lost(when: CommitFault) -> Result<(), Fault> {
+    match points::commit_fails(when) {
+        true => Err(Fault::from(rusqlite::Error::InvalidQuery)),
+        false => Ok(()),
     }
 }
 
