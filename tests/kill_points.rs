@@ -46,11 +46,17 @@ const AGAIN: [&str; 9] = [
     "elect",
 ];
 
+const NOTHING_LEFT: &str =
+    "it is asked where a dead server has left a command, and a first life has none";
 /// Cells that cannot be reached, and why.
-const IMPOSSIBLE: [(Point, &str, &str); 3] = [
+const IMPOSSIBLE: [(Point, &str, &str); 7] = [
     (Point::BeforeCommit, "admission-view", "it only reads"),
     (Point::BeforeCommit, "load", "it only reads"),
     (Point::BeforeCommit, "requests", "it only reads"),
+    (Point::BeforeSubmit, "ended", NOTHING_LEFT),
+    (Point::BeforeCommit, "ended", NOTHING_LEFT),
+    (Point::AfterCommit, "ended", NOTHING_LEFT),
+    (Point::BeforeEffects, "ended", NOTHING_LEFT),
 ];
 
 /// Servers that live and die beside each other: most of a cell is waiting.

@@ -40,7 +40,7 @@ pub use reader::{Reader, Tail, Unreadable};
 pub use recorder::{Recorder, Unwritable};
 
 /// The version of the frames and of what stands before [`Build`] in a start.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// A frame that opens a segment.
 pub const START: [u8; 4] = *b"DJs1";
@@ -102,7 +102,7 @@ pub enum Entry {
     /// A Dispatcher begins.
     Start(Box<Start>),
     /// It was told something.
-    Step(Step),
+    Step(Box<Step>),
 }
 
 /// How a Dispatcher began: enough to make it again.

@@ -79,7 +79,7 @@ impl Point {
 }
 
 /// The verbs that come by: all of them, in the order of `Verb::name`.
-pub const VERBS: [&str; 20] = [
+pub const VERBS: [&str; 21] = [
     "boot",
     "accept",
     "admission-view",
@@ -97,6 +97,7 @@ pub const VERBS: [&str; 20] = [
     "renew",
     "requests",
     "sweep-one",
+    "ended",
     "put-workspace",
     "star",
     "set-limit",

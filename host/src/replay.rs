@@ -169,7 +169,7 @@ impl Replay {
                     self.digest = Digest::default();
                     self.segments += 1;
                 }
-                Ok(Some(Entry::Step(step))) => self.step(step)?,
+                Ok(Some(Entry::Step(step))) => self.step(*step)?,
                 Err(Unreadable::Corrupt { offset, what }) => {
                     return Err(Verdict::Corrupt { offset, what });
                 }

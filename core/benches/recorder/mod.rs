@@ -136,7 +136,10 @@ impl World {
             }
             Input::Stored { .. } => self.tally.stored += 1,
             Input::Command { .. } => self.tally.commands += 1,
-            Input::ToolOutput { .. } | Input::ToolDone { .. } | Input::Reaped { .. } => {
+            Input::ToolOutput { .. }
+            | Input::ToolDone { .. }
+            | Input::Adopted { .. }
+            | Input::Unattended { .. } => {
                 self.tally.tools += 1;
             }
             Input::Tick => self.tally.ticks += 1,
@@ -167,9 +170,13 @@ impl World {
                     self.streams.remove(&id);
                 }
                 Effect::StartTool { id, .. } => self.tools.push_back(id),
-                Effect::ReapTool { id, .. } => {
+                Effect::AdoptTool { id, .. } => {
                     let found = Found::Nothing;
-                    self.feed(Input::Reaped { id, found });
+                    self.feed(Input::Adopted { id, found });
+                }
+                Effect::FindUnattended { id } => {
+                    let turns = Vec::new();
+                    self.feed(Input::Unattended { id, turns });
                 }
                 Effect::Publish { event } if event.is_terminal() => {
                     assert_eq!(event.kind(), "done", "{}", event.to_json());
@@ -180,6 +187,8 @@ impl World {
                     assert!(matches!(answer, Answer::Accepted(_)), "{answer:?}");
                 }
                 Effect::KillTool { .. }
+                | Effect::LeaveTool { .. }
+                | Effect::EndUnattended { .. }
                 | Effect::Wake { .. }
                 | Effect::Trace { .. }
                 | Effect::Ready { .. }

@@ -113,7 +113,7 @@ impl Reader {
         match postcard::take_from_bytes::<Step>(payload) {
             Ok((step, [])) if step.n == n => {
                 self.next = Some(n + 1);
-                Ok(Some(Entry::Step(step)))
+                Ok(Some(Entry::Step(Box::new(step))))
             }
             Ok((_, [])) => Err(corrupt("inputs are missing before it")),
             Ok(_) | Err(_) => Err(corrupt("its payload is no input")),

@@ -40,8 +40,10 @@ pub(crate) fn boot(limit: u32) -> Verb {
             on_crash: OnCrash::Resume,
             resume_limit: 3,
             counts: true,
+            node_patience_ms: 600_000,
         },
         seal: None,
+        version: "1".to_owned(),
     })
 }
 
@@ -65,12 +67,13 @@ pub(crate) fn accept(n: u64, message: &str) -> Verb {
 pub(crate) fn view() -> Verb {
     Verb::AdmissionView {
         provider: provider(),
+        live_ms: 60_000,
     }
 }
 
 /// What the core decides on it.
 pub(crate) fn grants(view: &AdmissionView) -> ApplyGrants {
-    let plan = plan_grants(view);
+    let plan = plan_grants(view, &owner().node);
     ApplyGrants {
         provider: provider(),
         version: view.version,

@@ -252,12 +252,12 @@ fn check_recorded(choice: u8, u: &mut Unstructured<'_>) -> Result<()> {
             } else {
                 Effects::Digest(0)
             };
-            wanted.push(Entry::Step(dispatch_core::journal::Step {
+            wanted.push(Entry::Step(Box::new(dispatch_core::journal::Step {
                 n,
                 now,
                 input,
                 effects,
-            }));
+            })));
             ends.push(recorder.frames().len());
         }
     }

@@ -278,7 +278,7 @@ impl Source {
                 self.start(builder, at, &start);
                 true
             }
-            Entry::Step(step) => self.step(builder, at, step),
+            Entry::Step(step) => self.step(builder, at, *step),
         };
         if !stays {
             return Ok(());
