@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Owner, ProviderId};
 use crate::liveness::{LeaseTerms, OnCrash, SweepPolicy};
 use crate::store::ProviderSettings;
+use crate::webhook::EndpointRow;
 
 /// Everything that a Dispatcher is told at its start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +51,19 @@ pub struct Config {
     pub drain_ms: u64,
     /// Sent before every transcript; empty: none.
     pub system_prompt: String,
+    /// Who is told of terminal events (C7).
+    pub webhooks: Vec<Webhook>,
+    /// How often the core looks for deliveries that nothing has announced to it.
+    pub outbox_ms: u64,
+}
+
+/// One endpoint as the core sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Webhook {
+    /// Its name, and what it is told.
+    pub endpoint: EndpointRow,
+    /// From the beginning of a try to its answer.
+    pub timeout_ms: u64,
 }
 
 /// One provider as the core sees it.
@@ -152,6 +166,8 @@ impl Config {
             abort_patience_ms: 10_000,
             drain_ms: 10_000,
             system_prompt: String::new(),
+            webhooks: Vec::new(),
+            outbox_ms: 5_000,
         }
     }
 

@@ -104,6 +104,7 @@ fn a_boot_names_the_providers_that_its_configuration_has_lost() {
                 counts: true,
             },
             seal: None,
+            webhooks: Vec::new(),
         })
     };
     let orphaned = |reply| match reply {

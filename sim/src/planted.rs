@@ -10,7 +10,7 @@ use crate::sweep::{Pace, sweep};
 pub type Entry = (&'static str, &'static [&'static str]);
 
 /// The bugs that the core ring answers for, and who may catch each.
-pub const LEDGER: [Entry; 34] = [
+pub const LEDGER: [Entry; 35] = [
     ("D02", &["limit", "slot-has-stream"]),
     ("D03", &["order"]),
     ("D05", &["order"]),
@@ -49,6 +49,7 @@ pub const LEDGER: [Entry; 34] = [
     ("D42", &["no-idle-slot"]),
     ("D43", &["usage"]),
     ("D44", &["no-panic"]),
+    ("D45", &["told"]),
 ];
 
 /// Seeds within which a planted bug must be caught.

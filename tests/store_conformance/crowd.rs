@@ -33,6 +33,7 @@ pub(super) fn boot() -> Verb {
             counts: true,
         },
         seal: None,
+        webhooks: Vec::new(),
     })
 }
 

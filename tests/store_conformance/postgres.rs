@@ -33,7 +33,15 @@ impl Postgres {
     }
 
     fn opened(options: PostgresOptions) -> Option<Postgres> {
-        let url = shared()?.database();
+        Some(Postgres::with_options(&shared()?.database(), options))
+    }
+
+    /// In a database that somebody has prepared.
+    pub(super) fn at(url: &str) -> Postgres {
+        Postgres::with_options(url, PostgresOptions::default())
+    }
+
+    fn with_options(url: &str, options: PostgresOptions) -> Postgres {
         let clock = SetClock::default();
         clock.set(START);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -47,14 +55,12 @@ impl Postgres {
             clock: Some(Arc::new(clock.clone())),
             ..options
         };
-        let store = runtime
-            .block_on(PostgresStore::open(&url, options))
-            .unwrap();
-        Some(Postgres {
+        let store = runtime.block_on(PostgresStore::open(url, options)).unwrap();
+        Postgres {
             store,
             runtime,
             clock,
-        })
+        }
     }
 
     pub(super) fn store(&self) -> &PostgresStore {

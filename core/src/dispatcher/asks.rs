@@ -95,6 +95,8 @@ impl Dispatcher {
             }
             Purpose::Renew => self.renew_soon(),
             Purpose::Checkpoint => self.checkpointing = false,
+            Purpose::Outbox => self.outbox_unread(),
+            Purpose::Delivery(..) => self.delivery_unsettled(ask),
             // The next round asks anew.
             Purpose::Requests | Purpose::Sweep => {}
         }
@@ -115,6 +117,8 @@ impl Dispatcher {
             Purpose::Requests => self.requests_read(reply),
             Purpose::Sweep => self.swept(reply),
             Purpose::Checkpoint => self.checkpointed(ask.verb, reply),
+            Purpose::Outbox => self.outbox_read(reply),
+            Purpose::Delivery(..) => self.delivery_settled(ask.verb, reply),
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod asks;
 mod commands;
+mod deliveries;
 mod lines;
 mod upkeep;
 
@@ -17,6 +18,7 @@ use crate::kit::{Ctx, Flight, Kit, Purpose, Wake};
 use crate::store::{Boot, Verb};
 use crate::time::{Instant, Now};
 use crate::turn::{Moved, Stretch};
+use deliveries::Deliveries;
 use lines::Line;
 
 /// An invariant that does not hold.
@@ -42,6 +44,7 @@ pub struct Dispatcher {
     acting_on: Option<TurnId>,
     /// A checkpoint is in flight.
     checkpointing: bool,
+    deliveries: Deliveries,
     /// Commands that came before the store had answered the boot.
     early: VecDeque<(CommandId, Command)>,
 }
@@ -96,6 +99,11 @@ impl Dispatcher {
                 .collect(),
             policy,
             seal,
+            webhooks: config
+                .webhooks
+                .iter()
+                .map(|webhook| webhook.endpoint.clone())
+                .collect(),
         };
         kit.ask(
             now,
@@ -117,6 +125,7 @@ impl Dispatcher {
             stage: Stage::Booting,
             acting_on: None,
             checkpointing: false,
+            deliveries: Deliveries::default(),
             early: VecDeque::new(),
         }
     }
@@ -135,6 +144,7 @@ impl Dispatcher {
             self.wake(wake);
         }
         self.take(input);
+        self.tell_of_ends();
         self.say_drained();
     }
 
@@ -164,6 +174,7 @@ impl Dispatcher {
             + self.kit.flights.len()
             + self.kit.timers.len()
             + self.kit.pausing.len()
+            + self.deliveries.len()
             + self.early.len()
     }
 
@@ -205,6 +216,7 @@ impl Dispatcher {
                 });
             }
         }
+        self.check_deliveries()?;
         if self.stage == Stage::Serving && !self.lines.keys().all(|id| self.is_watched(id)) {
             return Err(Broken {
                 what: "a provider's line that nobody looks at",
@@ -262,6 +274,7 @@ impl Dispatcher {
                     self.on_turn(turn, |stretch, ctx| stretch.reaped(ctx, n, found));
                 }
             }
+            Input::DeliveryDone { id, outcome } => self.delivery_done(id, outcome),
             Input::EffectPanicked { id, message } => self.effect_panicked(id, message),
             Input::Shutdown => self.shut_down(),
         }
@@ -281,6 +294,8 @@ impl Dispatcher {
             Wake::RequestsDue => self.read_requests(),
             Wake::CheckpointDue => self.checkpoint(),
             Wake::DrainDue => self.hand_over_rest(),
+            Wake::OutboxDue => self.look_into_outbox(),
+            Wake::DeliveryDue(endpoint, turn) => self.delivery_due(endpoint, turn),
         }
     }
 
@@ -369,6 +384,7 @@ impl Dispatcher {
                     stretch.reaped(ctx, n, crate::io::Found::Nothing)
                 });
             }
+            Some(Flight::Delivery(..)) => self.delivery_done(id, Err(message)),
             None => {}
         }
     }

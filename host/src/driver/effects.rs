@@ -9,15 +9,17 @@ use dispatch_core::io::{Effect, FailKind, Found, Input, ToolEnd, ToolStart};
 use dispatch_core::journal::Start;
 use dispatch_core::store::Verb;
 use dispatch_core::time::Instant;
+use dispatch_core::webhook::{Delivery, GIVEN_UP};
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Driver, Lanes, Machine};
+use super::{Driver, Lanes, Machine, Ports};
 use crate::exec::{ReapOutcome, ToolDone, ToolEvent, ToolHandle, ToolRequest};
 use crate::panics;
 use crate::provider::{self, ProviderInput};
+use crate::webhook;
 
 /// Pieces of one provider's body that may wait for the shared lane.
 const STREAM_BUFFER: usize = 8;
@@ -44,6 +46,7 @@ enum Work {
         finish: CancellationToken,
     },
     Tool(ToolHandle),
+    Delivery(AbortHandle),
 }
 
 impl Flights {
@@ -64,6 +67,7 @@ impl Flights {
             | Input::ProviderFailed { .. }
             | Input::ToolDone { .. }
             | Input::Reaped { .. }
+            | Input::DeliveryDone { .. }
             | Input::EffectPanicked { .. } => true,
             Input::Tick
             | Input::Command { .. }
@@ -94,7 +98,7 @@ impl Flights {
     pub(super) fn leave(&mut self) {
         for flight in std::mem::take(&mut self.0).into_values() {
             match flight.work {
-                Work::Stream { task, .. } => task.abort(),
+                Work::Stream { task, .. } | Work::Delivery(task) => task.abort(),
                 Work::Plain | Work::Tool(_) => {}
             }
         }
@@ -119,7 +123,7 @@ impl Work {
     fn stop(&self) {
         match self {
             Work::Plain => {}
-            Work::Stream { task, .. } => task.abort(),
+            Work::Stream { task, .. } | Work::Delivery(task) => task.abort(),
             Work::Tool(tool) => tool.kill(),
         }
     }
@@ -136,6 +140,7 @@ fn effect_of(input: &Input) -> Option<EffectId> {
         | Input::ToolOutput { id, .. }
         | Input::ToolDone { id, .. }
         | Input::Reaped { id, .. }
+        | Input::DeliveryDone { id, .. }
         | Input::EffectPanicked { id, .. } => Some(*id),
     }
 }
@@ -162,7 +167,9 @@ fn turn_of_verb(verb: &Verb) -> Option<TurnId> {
         | Verb::SweepOne { .. }
         | Verb::PutWorkspace { .. }
         | Verb::Star { .. }
-        | Verb::SetLimit { .. } => None,
+        | Verb::SetLimit { .. }
+        | Verb::TakeDeliveries(_)
+        | Verb::SettleDelivery { .. } => None,
     }
 }
 
@@ -173,9 +180,11 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
             Effect::Store { id, .. }
             | Effect::OpenProvider { id, .. }
             | Effect::StartTool { id, .. }
-            | Effect::ReapTool { id, .. } => Some(*id),
+            | Effect::ReapTool { id, .. }
+            | Effect::Deliver { id, .. } => Some(*id),
             Effect::CloseProvider { .. }
             | Effect::KillTool { .. }
+            | Effect::CancelDelivery { .. }
             | Effect::Publish { .. }
             | Effect::Wake { .. }
             | Effect::Answer { .. }
@@ -225,6 +234,8 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
             Effect::ReapTool {
                 id, turn, call_id, ..
             } => self.reap(id, turn, &call_id),
+            Effect::Deliver { id, delivery } => self.deliver(id, *delivery),
+            Effect::CancelDelivery { id } => self.flights.close(id, false),
             Effect::Publish { event } => self.ports.hub.publish(*event),
             Effect::Wake { conversation } => self.ports.hub.wake(&conversation),
             Effect::Answer { id, answer } => {
@@ -232,6 +243,9 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
                     // The client may have gone.
                     let _ = waiting.send(answer);
                 }
+            }
+            Effect::Trace { code, message } if code == GIVEN_UP => {
+                tracing::error!(code, "{message}");
             }
             Effect::Trace { code, message } => tracing::warn!(code, "{message}"),
             Effect::Ready { taken_over } => {
@@ -329,6 +343,23 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
             });
         });
         self.flights.add(id, Some(turn), Work::Plain);
+    }
+
+    fn deliver(&mut self, id: EffectId, delivery: Delivery) {
+        let Ports {
+            store,
+            webhooks,
+            clock,
+            ..
+        } = &self.ports;
+        let now = clock.now().wall;
+        let work = webhook::deliver(store.clone(), webhooks.clone(), delivery, now);
+        let lanes = self.lanes.clone();
+        let task = self.spawn(id, async move {
+            let outcome = work.await;
+            lanes.urgent(Input::DeliveryDone { id, outcome });
+        });
+        self.flights.add(id, None, Work::Delivery(task));
     }
 
     /// Every task is tracked, and a panic in one is an input about its effect.

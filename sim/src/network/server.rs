@@ -215,6 +215,8 @@ impl Watched {
             | Effect::StartTool { .. }
             | Effect::KillTool { .. }
             | Effect::ReapTool { .. }
+            | Effect::Deliver { .. }
+            | Effect::CancelDelivery { .. }
             | Effect::Publish { .. }
             | Effect::Wake { .. }
             | Effect::Answer { .. }

@@ -20,7 +20,7 @@ const MOST_MS: u64 = MOST_US / 1_000;
 const LEAST_STORE_US: Us = 200;
 
 /// [`dispatch_core::store::Verb::name`].
-const VERBS: [&str; 20] = [
+const VERBS: [&str; 22] = [
     "boot",
     "accept",
     "admission-view",
@@ -41,15 +41,19 @@ const VERBS: [&str; 20] = [
     "put-workspace",
     "star",
     "set-limit",
+    "take-deliveries",
+    "settle-delivery",
 ];
 
 /// What else [`When::At`] may wait for.
-const OTHER_EFFECTS: [&str; 11] = [
+const OTHER_EFFECTS: [&str; 13] = [
     "open-provider",
     "close-provider",
     "start-tool",
     "kill-tool",
     "reap-tool",
+    "deliver",
+    "cancel-delivery",
     "publish",
     "wake",
     "answer",
@@ -170,6 +174,11 @@ fn settings(scenario: &Scenario) -> Checked {
         "`stepLimitBytes`",
         count(scenario.step_limit_bytes),
         1..=1 << 30,
+    )?;
+    within(
+        "the number of `webhooks`",
+        count(scenario.webhooks.len()),
+        0..=16,
     )?;
     within("`calmAt`", scenario.calm_at, 0..=MOST_US)?;
     within(

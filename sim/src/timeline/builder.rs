@@ -126,6 +126,8 @@ pub(super) enum Going {
     Tool(String),
     /// A look for an earlier run of a call.
     Reap(String),
+    /// A terminal event on its way to an endpoint.
+    Post,
 }
 
 /// An event to be added; what is not set is nothing.

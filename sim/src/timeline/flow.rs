@@ -117,6 +117,19 @@ impl Builder {
                 self.command_over(at, replica, place, *id, result);
                 n
             }
+            Input::DeliveryDone { id, outcome } => {
+                let draft = self.back(at, replica, place, *id, Kind::Client);
+                let (title, detail) = match outcome {
+                    Ok(()) => ("delivered", String::new()),
+                    Err(why) => ("not delivered", cut(why, DETAIL_CHARS)),
+                };
+                self.flights.remove(&(replica, place.life, *id));
+                self.add(Draft {
+                    title: title.to_owned(),
+                    detail,
+                    ..draft
+                })
+            }
             Input::EffectPanicked { id, message } => {
                 let draft = self.back(at, replica, place, *id, Kind::Fault);
                 self.add(Draft {
@@ -183,7 +196,7 @@ impl Builder {
         let flight = self.flights.remove(&(replica, place.life, id));
         let (verb, step) = match flight.as_ref().map(|flight| &flight.what) {
             Some(Going::Verb(name, step)) => (*name, *step),
-            Some(Going::Stream | Going::Tool(_) | Going::Reap(_)) | None => {
+            Some(Going::Stream | Going::Tool(_) | Going::Reap(_) | Going::Post) | None => {
                 ("late or repeated", Step::Stay)
             }
         };
@@ -249,6 +262,8 @@ impl Builder {
             | Reply::Renewed(_)
             | Reply::Requests { .. }
             | Reply::Swept(None)
+            | Reply::Deliveries { .. }
+            | Reply::Settled { .. }
             | Reply::Workspace(_) => &[],
         };
         for event in events {
@@ -330,7 +345,8 @@ fn turn_of_wake(wake: &Wake) -> Option<TurnId> {
         Wake::StreamDue(turn)
         | Wake::ToolDue(turn, _)
         | Wake::FenceDue(turn)
-        | Wake::HardLimitDue(turn) => Some(*turn),
+        | Wake::HardLimitDue(turn)
+        | Wake::DeliveryDue(_, turn) => Some(*turn),
         Wake::VerbDue(_)
         | Wake::AskAgain(_)
         | Wake::LookDue(_)
@@ -338,6 +354,7 @@ fn turn_of_wake(wake: &Wake) -> Option<TurnId> {
         | Wake::SweepDue
         | Wake::RequestsDue
         | Wake::CheckpointDue
-        | Wake::DrainDue => None,
+        | Wake::DrainDue
+        | Wake::OutboxDue => None,
     }
 }

@@ -55,7 +55,9 @@ impl Step {
             | Verb::SweepOne { .. }
             | Verb::PutWorkspace { .. }
             | Verb::Star { .. }
-            | Verb::SetLimit { .. } => Step::Stay,
+            | Verb::SetLimit { .. }
+            | Verb::TakeDeliveries(_)
+            | Verb::SettleDelivery { .. } => Step::Stay,
         }
     }
 }
@@ -77,6 +79,7 @@ pub(super) fn turn_of(verb: &Verb) -> Option<TurnId> {
         | Verb::ScheduleRetry { fence, .. } => Some(fence.turn),
         Verb::RequestAbort(request) => request.turn,
         Verb::Elect(election) => Some(election.fence.turn),
+        Verb::SettleDelivery { turn, .. } => Some(*turn),
         Verb::Boot(_)
         | Verb::AdmissionView { .. }
         | Verb::Checkpoint { .. }
@@ -85,7 +88,8 @@ pub(super) fn turn_of(verb: &Verb) -> Option<TurnId> {
         | Verb::SweepOne { .. }
         | Verb::PutWorkspace { .. }
         | Verb::Star { .. }
-        | Verb::SetLimit { .. } => None,
+        | Verb::SetLimit { .. }
+        | Verb::TakeDeliveries(_) => None,
     }
 }
 
@@ -235,6 +239,8 @@ impl Builder {
             | Reply::Renewed(_)
             | Reply::Requests { .. }
             | Reply::Swept(None)
+            | Reply::Deliveries { .. }
+            | Reply::Settled { .. }
             | Reply::Workspace(_) => {}
         }
     }

@@ -67,6 +67,8 @@ fn reply(reply: &Reply) -> String {
         Reply::Swept(None) => "nothing to sweep".to_owned(),
         Reply::Swept(Some(_)) => "swept one".to_owned(),
         Reply::Workspace(_) => "workspace".to_owned(),
+        Reply::Deliveries { taken, .. } => format!("{} to deliver", taken.len()),
+        Reply::Settled { row, .. } => format!("delivery {:?}", row.state).to_lowercase(),
     }
 }
 
@@ -93,6 +95,8 @@ pub(super) fn wake(wake: &Wake) -> &'static str {
         Wake::RequestsDue => "requests-due",
         Wake::CheckpointDue => "checkpoint-due",
         Wake::DrainDue => "drain-due",
+        Wake::OutboxDue => "outbox-due",
+        Wake::DeliveryDue(..) => "delivery-due",
     }
 }
 
@@ -103,7 +107,8 @@ pub(super) fn verb_quiet(verb: &Verb) -> Option<Kind> {
         | Verb::Checkpoint { .. }
         | Verb::Renew { .. }
         | Verb::Requests { .. }
-        | Verb::SweepOne { .. } => Some(Kind::Poll),
+        | Verb::SweepOne { .. }
+        | Verb::TakeDeliveries(_) => Some(Kind::Poll),
         Verb::Boot(_)
         | Verb::Accept(_)
         | Verb::ApplyGrants(_)
@@ -118,7 +123,8 @@ pub(super) fn verb_quiet(verb: &Verb) -> Option<Kind> {
         | Verb::Elect(_)
         | Verb::PutWorkspace { .. }
         | Verb::Star { .. }
-        | Verb::SetLimit { .. } => None,
+        | Verb::SetLimit { .. }
+        | Verb::SettleDelivery { .. } => None,
     }
 }
 
@@ -128,6 +134,9 @@ pub(super) fn outcome_quiet(verb: &str, outcome: &Outcome) -> Option<Kind> {
         Ok(Reply::View(_) | Reply::Renewed(_) | Reply::Swept(None)) => true,
         Ok(Reply::Requests { aborts, lost }) => aborts.is_empty() && lost.is_empty(),
         Ok(Reply::Granted(turns)) => turns.is_empty(),
+        Ok(Reply::Deliveries {
+            taken, given_up, ..
+        }) => taken.is_empty() && given_up.is_empty(),
         Ok(Reply::Landed { events }) => verb == "checkpoint" && events.is_empty(),
         Ok(
             Reply::Booted { .. }
@@ -137,6 +146,7 @@ pub(super) fn outcome_quiet(verb: &str, outcome: &Outcome) -> Option<Kind> {
             | Reply::Loaded(_)
             | Reply::Fenced
             | Reply::AbortRequested { .. }
+            | Reply::Settled { .. }
             | Reply::Ended { .. }
             | Reply::NotFound
             | Reply::Swept(Some(_))

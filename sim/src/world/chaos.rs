@@ -46,6 +46,8 @@ fn effect_name(effect: &Effect) -> &'static str {
         Effect::StartTool { .. } => "start-tool",
         Effect::KillTool { .. } => "kill-tool",
         Effect::ReapTool { .. } => "reap-tool",
+        Effect::Deliver { .. } => "deliver",
+        Effect::CancelDelivery { .. } => "cancel-delivery",
         Effect::Publish { .. } => "publish",
         Effect::Wake { .. } => "wake",
         Effect::Answer { .. } => "answer",

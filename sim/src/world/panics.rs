@@ -29,6 +29,7 @@ impl World<'_> {
             Input::Tick
             | Input::Command { .. }
             | Input::Reaped { .. }
+            | Input::DeliveryDone { .. }
             | Input::EffectPanicked { .. }
             | Input::Shutdown => None,
         }
@@ -46,6 +47,7 @@ impl World<'_> {
         };
         let streams = std::mem::take(&mut process.streams);
         let runs = std::mem::take(&mut process.runs);
+        process.posts.clear();
         for stream in streams.into_values() {
             self.tell(&Fact::Closed { stream });
             self.abandon_stream(stream, 50_000);

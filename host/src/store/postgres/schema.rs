@@ -12,7 +12,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::wire::PgFault;
 
 /// Migration `n` leads from format `n` to `n + 1`.
-const MIGRATIONS: [&str; FORMAT as usize] = [include_str!("schema.sql")];
+const MIGRATIONS: [&str; FORMAT as usize] =
+    [include_str!("schema.sql"), include_str!("outbox.sql")];
 
 /// Of all replicas only one migrates; the number means nothing.
 const MIGRATION_LOCK: i64 = 0x4453_5054;

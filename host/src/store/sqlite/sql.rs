@@ -95,6 +95,13 @@ macro_rules! turn_columns {
     };
 }
 
+macro_rules! delivery_columns {
+    () => {
+        "d.endpoint, d.turn, d.conversation, d.seq, d.tries, d.state, d.owner_node, d.owner_boot, \
+         d.owner_incarnation, d.due_at, d.forget_at"
+    };
+}
+
 statements! {
     CONVERSATION = "SELECT id, workspace, title, created_at, last_activity_at, provider, model, cwd, \
         last_seq, turn, epoch, next_ordinal FROM conversations WHERE id = ?1";
@@ -175,6 +182,24 @@ statements! {
         WHERE turn = ?1 ORDER BY n";
     DROP_SEGMENTS = "DELETE FROM segments WHERE turn = ?1";
 
+    DELIVERY = concat!("SELECT ", delivery_columns!(), " FROM outbox d WHERE d.endpoint = ?1 AND d.turn = ?2");
+    PUT_DELIVERY = "REPLACE INTO outbox (endpoint, turn, conversation, seq, tries, state, holds, owner_node, \
+        owner_boot, owner_incarnation, due_at, forget_at) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+    DUE_DELIVERIES = concat!("SELECT ", delivery_columns!(), " FROM outbox d INDEXED BY outbox_due \
+        WHERE d.state = 0 AND d.endpoint = ?1 AND d.due_at <= ?2 \
+        AND NOT EXISTS (SELECT 1 FROM outbox e INDEXED BY outbox_holds WHERE e.holds = 1 \
+        AND e.endpoint = ?1 AND e.conversation = d.conversation AND e.seq < d.seq) \
+        ORDER BY d.due_at, d.conversation, d.seq LIMIT ?3");
+    NEXT_DELIVERY_DUE = "SELECT MIN(due_at) FROM outbox INDEXED BY outbox_due \
+        WHERE state = 0 AND endpoint = ?1 AND due_at > ?2";
+    TAKEN_DELIVERIES = concat!("SELECT ", delivery_columns!(), " FROM outbox d INDEXED BY outbox_taken \
+        WHERE d.state = 0 AND d.owner_node = ?1 ORDER BY d.endpoint, d.turn");
+    FORGET_DELIVERIES = "DELETE FROM outbox WHERE (endpoint, turn) IN (SELECT endpoint, turn FROM outbox \
+        INDEXED BY outbox_old WHERE forget_at <= ?1 ORDER BY forget_at, endpoint, turn LIMIT ?2)";
+    PUT_ENDPOINT = "REPLACE INTO endpoints (id, wanted) VALUES (?1, ?2)";
+    DROP_ENDPOINT = "DELETE FROM endpoints WHERE id = ?1";
+
     OPEN_TURNS_VIEW = concat!("SELECT ", turn_columns!(""), " FROM turns WHERE conversation = ?1 \
         AND state <> 4 ORDER BY ordinal");
 }
@@ -184,5 +209,7 @@ pub(super) const COUNT_MARKERS: &str = "SELECT COUNT(*) FROM markers";
 /// As many rows as providers were ever configured.
 pub(super) const PROVIDERS: &str = "SELECT id, version, stream_limit, configured_limit, cooldown_ms, fair \
     FROM providers ORDER BY id";
+/// As many rows as endpoints are configured.
+pub(super) const ENDPOINTS: &str = "SELECT id, wanted FROM endpoints ORDER BY id";
 /// Everything, for comparisons and inspection only.
 pub(super) const DUMP_TURNS: &str = concat!("SELECT ", turn_columns!(""), " FROM turns");

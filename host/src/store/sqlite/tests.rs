@@ -95,6 +95,7 @@ fn boot() -> Verb {
             counts: true,
         },
         seal: None,
+        webhooks: Vec::new(),
     })
 }
 

@@ -171,6 +171,9 @@ impl World {
             Effect::ReapTool { id, .. } => self.reaps.push(id),
             Effect::Publish { event } => self.check_published(&event),
             Effect::Answer { id, answer } => self.answered(id, &answer),
+            Effect::Deliver { .. } | Effect::CancelDelivery { .. } => {
+                unreachable!("nobody is to be told")
+            }
             Effect::Wake { .. } | Effect::Trace { .. } | Effect::Ready { .. } => {}
             Effect::Drained => {
                 assert!(
@@ -502,6 +505,7 @@ fn ended_by(input: &Input) -> [Option<EffectId>; 3] {
         | Input::ProviderHead { .. }
         | Input::ProviderBytes { .. }
         | Input::ToolOutput { .. }
+        | Input::DeliveryDone { .. }
         | Input::Shutdown => [None; 3],
     }
 }
