@@ -143,6 +143,7 @@ impl World {
             Input::ProviderHead { .. }
             | Input::ProviderEnd { .. }
             | Input::ProviderFailed { .. }
+            | Input::DeliveryDone { .. }
             | Input::EffectPanicked { .. }
             | Input::Shutdown => {}
         }
@@ -180,6 +181,8 @@ impl World {
                     assert!(matches!(answer, Answer::Accepted(_)), "{answer:?}");
                 }
                 Effect::KillTool { .. }
+                | Effect::Deliver { .. }
+                | Effect::CancelDelivery { .. }
                 | Effect::Wake { .. }
                 | Effect::Trace { .. }
                 | Effect::Ready { .. }

@@ -170,6 +170,8 @@ impl Run {
                 Effect::CloseProvider { .. }
                 | Effect::KillTool { .. }
                 | Effect::ReapTool { .. }
+                | Effect::Deliver { .. }
+                | Effect::CancelDelivery { .. }
                 | Effect::Publish { .. }
                 | Effect::Wake { .. }
                 | Effect::Answer { .. }
