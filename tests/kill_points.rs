@@ -214,6 +214,8 @@ fn settings(provider: &Provider) -> String {
     [
         config::retry(&[1], 60),
         "[server]\ndrain_s = 1\n[liveness]\nlease_s = 3\nrenew_s = 1\nsweep_s = 1\n".to_owned(),
+        // Nobody listens there: every end of a turn is tried, and its try settled.
+        "[[webhooks]]\nname = \"nobody\"\nurl = \"http://127.0.0.1:9/\"\n".to_owned(),
         config::provider("mock", &provider.base_url(), 4),
     ]
     .concat()

@@ -19,6 +19,8 @@ mod histories;
 mod links;
 #[path = "store_conformance/ops.rs"]
 mod ops;
+#[path = "store_conformance/outbox.rs"]
+mod outbox;
 #[path = "store_conformance/pooler.rs"]
 mod pooler;
 #[path = "store_conformance/postgres.rs"]
@@ -97,7 +99,7 @@ fn a_crowded_line_is_cut_to_its_heads_and_looks_alike_at_the_very_moment_that_re
 }
 
 /// What the drawn operations must have come to at least once.
-const MUST_REACH: [(&str, &str); 36] = [
+const MUST_REACH: [(&str, &str); 41] = [
     ("boot", "Booted"),
     ("accept", "Accepted"),
     ("accept", "Rejected"),
@@ -134,4 +136,9 @@ const MUST_REACH: [(&str, &str); 36] = [
     ("sweep-one", "Swept"),
     ("sweep-one", "SweptNone"),
     ("star", "NotFound"),
+    ("take-deliveries", "Deliveries"),
+    ("take-deliveries", "DeliveriesNone"),
+    ("settle-delivery", "SettledPending"),
+    ("settle-delivery", "SettledDelivered"),
+    ("settle-delivery", "NotFound"),
 ];

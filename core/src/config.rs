@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Owner, ProviderId};
 use crate::liveness::{LeaseTerms, OnCrash, SweepPolicy};
 use crate::store::ProviderSettings;
+use crate::webhook::EndpointRow;
 
 /// Everything that a Dispatcher is told at its start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +55,19 @@ pub struct Config {
     pub version: String,
     /// Sent before every transcript; empty: none.
     pub system_prompt: String,
+    /// Who is told of terminal events (C7).
+    pub webhooks: Vec<Webhook>,
+    /// How often the core looks for deliveries that nothing has announced to it.
+    pub outbox_ms: u64,
+}
+
+/// One endpoint as the core sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Webhook {
+    /// Its name, and what it is told.
+    pub endpoint: EndpointRow,
+    /// From the beginning of a try to its answer.
+    pub timeout_ms: u64,
 }
 
 /// One provider as the core sees it.
@@ -158,6 +172,8 @@ impl Config {
             node_patience_ms: 600_000,
             version: env!("CARGO_PKG_VERSION").to_string(),
             system_prompt: String::new(),
+            webhooks: Vec::new(),
+            outbox_ms: 5_000,
         }
     }
 

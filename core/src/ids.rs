@@ -23,6 +23,9 @@ pub enum BadId {
     /// A provider id is a key of the configuration.
     #[error("a provider id is 1 to 40 characters of a-z 0-9 _ -")]
     Provider,
+    /// A webhook's name is its own, or its host's.
+    #[error("a webhook's name is 1 to 80 characters of a-z 0-9 _ - . :")]
+    Endpoint,
 }
 
 macro_rules! text_id {
@@ -71,6 +74,15 @@ text_id!(
     ProviderId, Provider,
     |b| (1..=40).contains(&b.len())
         && b.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'_' | b'-'))
+);
+
+text_id!(
+    /// Names an endpoint that is told of terminal events (C7).
+    EndpointId, Endpoint,
+    |b| (1..=80).contains(&b.len())
+        && b.iter().all(|c| {
+            c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'_' | b'-' | b'.' | b':')
+        })
 );
 
 impl Slug {

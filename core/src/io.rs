@@ -10,6 +10,7 @@ use crate::event::{AgentEvent, OutputStream};
 use crate::ids::{CommandId, ConversationId, EffectId, Epoch, ProviderId, Slug, TurnId};
 use crate::store::{Outcome, Receipt, Rejection, Verb, WorkspaceRow};
 use crate::time::Instant;
+use crate::webhook::Delivery;
 
 /// Something happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +95,13 @@ pub enum Input {
         id: EffectId,
         /// Their turns, each once, [`MAX_UNATTENDED`] at most.
         turns: Vec<TurnId>,
+    },
+    /// A try to deliver is over; exactly one per `Deliver` that is not cancelled.
+    DeliveryDone {
+        /// Of this effect.
+        id: EffectId,
+        /// The endpoint has it, or why not: for people, secrets masked.
+        outcome: Result<(), String>,
     },
     /// The code that carried out an effect panicked; nothing else will come of it.
     EffectPanicked {
@@ -382,6 +390,18 @@ pub enum Effect {
     EndUnattended {
         /// The turns.
         turns: Vec<TurnId>,
+    },
+    /// Post a terminal event to an endpoint. -> `DeliveryDone`
+    Deliver {
+        /// Names the try.
+        id: EffectId,
+        /// What, to whom.
+        delivery: Box<Delivery>,
+    },
+    /// Break a try off; nothing more is heard of it.
+    CancelDelivery {
+        /// Which.
+        id: EffectId,
     },
     /// Show an event to whoever follows the conversation. A logged one is durable.
     Publish {

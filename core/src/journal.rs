@@ -84,7 +84,8 @@ const CODEC: u64 = {
     digest = fnv1a(digest, include_bytes!("store/rows.rs"));
     digest = fnv1a(digest, include_bytes!("store/verb.rs"));
     digest = fnv1a(digest, include_bytes!("time.rs"));
-    fnv1a(digest, include_bytes!("transcript.rs"))
+    digest = fnv1a(digest, include_bytes!("transcript.rs"));
+    fnv1a(digest, include_bytes!("webhook.rs"))
 };
 
 const fn fnv1a(mut digest: u64, bytes: &[u8]) -> u64 {

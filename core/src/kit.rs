@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::event::AgentEvent;
-use crate::ids::{CommandId, EffectId, ProviderId, TurnId};
+use crate::ids::{CommandId, EffectId, EndpointId, ProviderId, TurnId};
 use crate::io::Effect;
 use crate::store::Verb;
 use crate::time::{Instant, Now};
@@ -44,6 +44,10 @@ pub enum Wake {
     CheckpointDue,
     /// A shutdown has waited long enough.
     DrainDue,
+    /// The outbox is to be looked at.
+    OutboxDue,
+    /// An endpoint has been silent for too long about this turn's end.
+    DeliveryDue(EndpointId, TurnId),
 }
 
 /// At most one deadline for each reason, in order of time.
@@ -118,6 +122,8 @@ pub(crate) enum Purpose {
     Sweep,
     Checkpoint,
     Runs,
+    Outbox,
+    Delivery(EndpointId, TurnId),
 }
 
 /// One store verb on its way.
@@ -139,6 +145,7 @@ pub(crate) enum Flight {
     Stream(TurnId),
     Tool(TurnId, u32),
     Runs,
+    Delivery(EndpointId, TurnId),
 }
 
 /// See the module's page.
@@ -149,6 +156,8 @@ pub(crate) struct Kit {
     pub(crate) flights: BTreeMap<EffectId, Flight>,
     /// Verbs that wait to be asked again.
     pub(crate) pausing: BTreeMap<u64, Ask>,
+    /// Turns whose terminal event was published over the present input.
+    pub(crate) ended: Vec<TurnId>,
     incarnation: u32,
     next: u64,
     rng: ChaCha8Rng,
@@ -161,6 +170,7 @@ impl Kit {
             timers: Timers::default(),
             flights: BTreeMap::new(),
             pausing: BTreeMap::new(),
+            ended: Vec::new(),
             incarnation,
             next: 0,
             rng: ChaCha8Rng::from_seed(seed),
@@ -197,6 +207,9 @@ impl Kit {
 
     pub(crate) fn publish(&mut self, events: Vec<AgentEvent>) {
         for event in events {
+            if event.is_terminal() {
+                self.ended.push(event.turn);
+            }
             self.emit(Effect::Publish {
                 event: Box::new(event),
             });
@@ -261,7 +274,7 @@ impl Kit {
         let flights = self.flights.values();
         let asks = flights.filter(|flight| match flight {
             Flight::Verb(ask) => ask.purpose == *purpose,
-            Flight::Stream(_) | Flight::Tool(..) | Flight::Runs => false,
+            Flight::Stream(_) | Flight::Tool(..) | Flight::Runs | Flight::Delivery(..) => false,
         });
         asks.count()
     }

@@ -70,6 +70,7 @@ pub mod time;
 pub mod tools;
 pub mod transcript;
 mod turn;
+pub mod webhook;
 pub mod wire;
 
 pub use dispatcher::{Broken, Dispatcher};

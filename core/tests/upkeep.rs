@@ -106,6 +106,7 @@ fn a_boot_names_the_providers_that_its_configuration_has_lost() {
             },
             seal: None,
             version: "1".into(),
+            webhooks: Vec::new(),
         })
     };
     let orphaned = |reply| match reply {

@@ -7,6 +7,7 @@
 mod database;
 mod provider;
 mod schema;
+mod webhook;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use crate::provider::{ProviderConfigError, Secret};
 
 pub use database::{Database, Places, places};
 pub use provider::{Dialect, ProviderSettings};
+pub use webhook::WebhookSettings;
 
 /// How often open steps are checkpointed where several replicas share a store.
 const SHARED_CHECKPOINT_MS: u64 = 250;
@@ -46,7 +48,7 @@ pub enum ConfigError {
         expected: &'static str,
     },
     #[error(
-        "variable {name} names no key; write DISPATCH_SECTION__KEY or DISPATCH_PROVIDERS__ID__KEY"
+        "variable {name} names no key; write DISPATCH_SECTION__KEY or DISPATCH_PROVIDERS__ID__KEY ([[webhooks]] stand in dispatch.toml only)"
     )]
     Variable { name: String },
     #[error("`{key}` is {value}: {remedy}")]
@@ -133,6 +135,8 @@ pub struct Settings {
     pub tools: Tools,
     /// `[providers.*]` in their order; the first one is the default.
     pub providers: Vec<ProviderSettings>,
+    /// `[[webhooks]]` in their order (C7).
+    pub webhooks: Vec<WebhookSettings>,
     /// `DISPATCH_TOKEN` (O6).
     pub token: Option<Secret>,
     /// The bound address, parsed from `server.listen`.
@@ -309,6 +313,7 @@ struct Document {
     turns: Turns,
     tools: Tools,
     providers: toml::Table,
+    webhooks: Vec<toml::Table>,
 }
 
 impl Settings {
@@ -336,6 +341,7 @@ impl Settings {
         let settings = Settings {
             places,
             providers: provider::resolve(document.providers, &sources.env)?,
+            webhooks: webhook::resolve(document.webhooks, &sources.env)?,
             token: sources
                 .env
                 .get("DISPATCH_TOKEN")
@@ -377,6 +383,7 @@ impl Settings {
             schedule_ms: self.retry.schedule_s.iter().map(|s| ms(*s)).collect(),
             budget_ms: ms(self.retry.budget_s),
         };
+        config.webhooks = self.webhooks.iter().map(WebhookSettings::core).collect();
         if let Database::Postgres(_) = self.places.database {
             // What is streamed here may be followed on another replica.
             config.checkpoint_ms = SHARED_CHECKPOINT_MS;

@@ -34,6 +34,7 @@ use crate::net::Net;
 use crate::panics::{self, Caught};
 use crate::provider::{Provider, ProviderInput, StreamHandle};
 use crate::store::Store;
+use crate::webhook::Delivers;
 
 use effects::Flights;
 
@@ -90,6 +91,8 @@ pub struct Ports {
     pub exec: Arc<dyn Exec>,
     /// Streams.
     pub providers: BTreeMap<ProviderId, Arc<dyn Opens>>,
+    /// Who is told of terminal events.
+    pub webhooks: Arc<dyn Delivers>,
     /// Events.
     pub hub: Hub,
     /// Time.

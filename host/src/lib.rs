@@ -20,3 +20,4 @@ pub mod run;
 pub mod scripted;
 pub mod serve;
 pub mod store;
+pub mod webhook;

@@ -79,7 +79,7 @@ impl Point {
 }
 
 /// The verbs that come by: all of them, in the order of `Verb::name`.
-pub const VERBS: [&str; 21] = [
+pub const VERBS: [&str; 23] = [
     "boot",
     "accept",
     "admission-view",
@@ -101,6 +101,8 @@ pub const VERBS: [&str; 21] = [
     "put-workspace",
     "star",
     "set-limit",
+    "take-deliveries",
+    "settle-delivery",
 ];
 
 /// What `WHAT` is at the points that belong to no verb.

@@ -34,6 +34,7 @@ use crate::scripted::{Script, ScriptError, ScriptedProvider};
 use crate::store::{
     DirLock, OpenError, PostgresOpenError, PostgresOptions, PostgresStore, SqliteStore, Store,
 };
+use crate::webhook::Webhooks;
 
 /// Why a server cannot start, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -228,6 +229,7 @@ impl House {
             store: store.clone(),
             exec: exec.clone(),
             providers: open_providers(settings, net)?,
+            webhooks: Arc::new(open_webhooks(settings, net)),
             hub: hub.clone(),
             clock: clock.clone(),
             cwd: default_cwd(settings)?,
@@ -397,14 +399,24 @@ async fn sweep_runs(exec: Arc<dyn Exec>) {
     }
 }
 
+fn open_webhooks<N: Net>(settings: &Settings, net: &N) -> Webhooks<N> {
+    let masked = provider_keys(settings).chain(settings.token.clone());
+    Webhooks::new(&settings.webhooks, net.clone(), masked)
+}
+
+fn provider_keys(settings: &Settings) -> impl Iterator<Item = Secret> {
+    settings.providers.iter().filter_map(|p| match &p.dialect {
+        Dialect::Chat { key, .. } => key.clone(),
+        Dialect::Scripted { .. } => None,
+    })
+}
+
 fn open_providers<N: Net>(
     settings: &Settings,
     net: &N,
 ) -> Result<BTreeMap<ProviderId, Arc<dyn Opens>>, ServeError> {
-    let keys = settings.providers.iter().filter_map(|p| match &p.dialect {
-        Dialect::Chat { key, .. } => key.clone(),
-        Dialect::Scripted { .. } => None,
-    });
+    let hooks = settings.webhooks.iter().filter_map(|w| w.secret.clone());
+    let keys = provider_keys(settings).chain(hooks);
     let masked: Vec<Secret> = keys.chain(settings.token.clone()).collect();
     let open = |provider: &ProviderSettings| -> Result<Arc<dyn Opens>, ServeError> {
         let id = || provider.id.clone();
@@ -465,6 +477,11 @@ fn local_exec(settings: &Settings) -> Result<LocalExec, ServeError> {
     let data_dir = settings.places.data_dir.clone();
     let mut config = LocalExecConfig::new(data_dir.clone());
     let names = settings.providers.iter().filter_map(|p| p.key_env.clone());
+    config.secret_env.extend(names);
+    let names = settings
+        .webhooks
+        .iter()
+        .filter_map(|w| w.secret_env.clone());
     config.secret_env.extend(names);
     LocalExec::new(config).map_err(|cause| ServeError::Data {
         path: data_dir,

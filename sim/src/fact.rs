@@ -9,6 +9,7 @@ use dispatch_core::ids::{ConversationId, Epoch, ProviderId, TurnId};
 use dispatch_core::io::{Answer, ToolEnd};
 use dispatch_core::store::{ApplyGrants, Granted, TurnRow};
 use dispatch_core::time::Timestamp;
+use dispatch_core::webhook::Delivery;
 
 use crate::clock::Us;
 
@@ -114,6 +115,8 @@ pub struct Leftovers {
     pub unanswered: usize,
     /// Segments of open steps.
     pub segments: usize,
+    /// Deliveries that are neither made nor given up.
+    pub deliveries: usize,
     /// Clients have not come to the end of what they were to do.
     pub clients_are_busy: bool,
     /// The run was given up: it took more than any that comes to an end.
@@ -313,6 +316,18 @@ pub enum Fact<'a> {
         token: Option<u32>,
         /// The answer.
         answer: &'a Answer,
+    },
+    /// A delivery has reached its endpoint.
+    Posted {
+        /// What, to whom.
+        delivery: &'a Delivery,
+        /// The endpoint has it now, whether that is heard of or not.
+        is_taken: bool,
+    },
+    /// The store has given a delivery up.
+    GivenUp {
+        /// Which.
+        delivery: &'a Delivery,
     },
     /// `Dispatcher::check` was asked.
     Checked {

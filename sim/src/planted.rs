@@ -10,7 +10,7 @@ use crate::sweep::{Pace, sweep};
 pub type Entry = (&'static str, &'static [&'static str]);
 
 /// The bugs that the core ring answers for, and who may catch each.
-pub const LEDGER: [Entry; 36] = [
+pub const LEDGER: [Entry; 37] = [
     ("D02", &["limit", "slot-has-stream"]),
     ("D03", &["order"]),
     ("D05", &["order"]),
@@ -49,6 +49,7 @@ pub const LEDGER: [Entry; 36] = [
     ("D42", &["no-idle-slot"]),
     ("D43", &["usage"]),
     ("D44", &["no-panic"]),
+    ("D45", &["told"]),
     ("D46", &["command-ends"]),
     ("D47", &["at-home"]),
 ];

@@ -214,6 +214,14 @@ impl Shrinker<'_> {
         for provider in 0..self.best.scenario.limits.len() {
             self.try_change(|recipe| recipe.scenario.limits[provider] = 1);
         }
+        while let Some(fewer) = self.best.scenario.webhooks.len().checked_sub(1)
+            && self.try_change(|recipe| recipe.scenario.webhooks.truncate(fewer))
+        {}
+        for hook in 0..self.best.scenario.webhooks.len() {
+            self.try_change(|recipe| recipe.scenario.webhooks[hook].is_dead = false);
+            self.try_change(|recipe| recipe.scenario.webhooks[hook].trouble = 0);
+            self.try_change(|recipe| recipe.scenario.webhooks[hook].done_only = false);
+        }
         self.try_change(|recipe| recipe.scenario.seals = false);
         self.try_change(|recipe| recipe.scenario.repeats_cuts = false);
         self.try_change(|recipe| recipe.scenario.slow_tools = false);

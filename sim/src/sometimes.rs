@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dispatch_core::event::{AgentEvent, EventBody};
-use dispatch_core::ids::TurnId;
+use dispatch_core::ids::{EndpointId, TurnId};
 use dispatch_core::io::{Answer, ToolEnd};
-use dispatch_core::store::{Reply, TurnRow, TurnState, Verb};
+use dispatch_core::store::{Reply, TakeDeliveries, TurnRow, TurnState, Verb};
+use dispatch_core::webhook::Delivery;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::fact::{Fact, Life};
@@ -142,6 +143,20 @@ points! {
     ToolFailed = "command-failed",
     /// A turn was given up because its node stayed away.
     NodeLost = "node-lost",
+    /// An endpoint that had refused a terminal event took it later.
+    DeliveredLater = "delivered-after-a-failure",
+    /// An endpoint took the same terminal event twice.
+    DeliveredTwice = "delivered-twice",
+    /// A delivery was broken off because its endpoint was silent.
+    DeliveryBrokenOff = "delivery-broken-off",
+    /// A delivery was handed out again: the answer that named it was lost.
+    DeliveryHandedOutAgain = "delivery-handed-out-again",
+    /// A delivery was tried by another replica than before.
+    DeliveryTakenOver = "delivery-taken-over",
+    /// What came of a try was told after the next one had begun.
+    SettledTooLate = "delivery-settled-too-late",
+    /// A delivery was given up.
+    DeliveryGivenUp = "delivery-given-up",
     /// A client was told that the store had not confirmed.
     Unconfirmed = "answer-unconfirmed",
     /// A client was told that the server shuts down.
@@ -167,6 +182,10 @@ pub(crate) struct Sometimes {
     replicas: usize,
     /// Where a turn ran last.
     nodes: BTreeMap<TurnId, Arc<str>>,
+    /// Which try of a delivery was handed out last, and to which node.
+    tries: BTreeMap<(EndpointId, TurnId), (u32, Arc<str>)>,
+    /// Deliveries that were taken.
+    taken: BTreeSet<(EndpointId, TurnId)>,
 }
 
 impl Sometimes {
@@ -177,6 +196,8 @@ impl Sometimes {
             down: BTreeSet::new(),
             replicas,
             nodes: BTreeMap::new(),
+            tries: BTreeMap::new(),
+            taken: BTreeSet::new(),
         }
     }
 
@@ -204,11 +225,35 @@ impl Sometimes {
             Fact::Panicked { .. } => self.hit(Point::Panicked),
             Fact::Requested(request) => self.hit_if(!request.offers_tools, Point::LastStep),
             Fact::Lives { replica, state, .. } => self.lives(*replica, *state),
+            Fact::Posted {
+                delivery,
+                is_taken: true,
+            } => self.delivered(delivery),
+            Fact::GivenUp { .. } => self.hit(Point::DeliveryGivenUp),
             Fact::ToolGone {
                 end: Some(ToolEnd { ok: false, .. }),
                 ..
             } => self.hit(Point::ToolFailed),
             _ => {}
+        }
+    }
+
+    fn delivered(&mut self, delivery: &Delivery) {
+        let is_first = self
+            .taken
+            .insert((delivery.endpoint.clone(), delivery.turn));
+        match is_first {
+            true => self.hit_if(delivery.tries > 1, Point::DeliveredLater),
+            false => self.hit(Point::DeliveredTwice),
+        }
+    }
+
+    fn handed_out(&mut self, ask: &TakeDeliveries, delivery: &Delivery) {
+        let key = (delivery.endpoint.clone(), delivery.turn);
+        let now = (delivery.tries, ask.owner.node.clone());
+        if let Some((tries, node)) = self.tries.insert(key, now) {
+            self.hit_if(tries == delivery.tries, Point::DeliveryHandedOutAgain);
+            self.hit_if(node != ask.owner.node, Point::DeliveryTakenOver);
         }
     }
 
@@ -325,6 +370,14 @@ impl Sometimes {
             (_, Reply::AbortRequested { .. }) => self.hit(Point::AbortRequested),
             (Verb::Renew { turns, .. }, Reply::Renewed(still)) => {
                 self.hit_if(still.len() < turns.len(), Point::RenewalRefused);
+            }
+            (Verb::TakeDeliveries(ask), Reply::Deliveries { taken, .. }) => {
+                for delivery in taken {
+                    self.handed_out(ask, delivery);
+                }
+            }
+            (Verb::SettleDelivery { tries, .. }, Reply::Settled { row, .. }) => {
+                self.hit_if(row.delivery.tries > *tries, Point::SettledTooLate);
             }
             (_, Reply::Requests { lost, .. }) => {
                 self.hit_if(!lost.is_empty(), Point::OwnershipLost);

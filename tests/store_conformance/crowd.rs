@@ -35,6 +35,7 @@ pub(super) fn boot() -> Verb {
         },
         seal: None,
         version: "1".to_owned(),
+        webhooks: Vec::new(),
     })
 }
 

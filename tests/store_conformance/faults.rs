@@ -145,7 +145,9 @@ fn unnumbered(reply: Reply) -> Reply {
 
 /// Everything that changes something must have been lost both ways.
 pub(super) fn missing(lost: &Lost, kinds: &[Fault]) -> Vec<(&'static str, Fault)> {
-    const WRITES: [&str; 17] = [
+    const WRITES: [&str; 19] = [
+        "take-deliveries",
+        "settle-delivery",
         "boot",
         "accept",
         "apply-grants",

@@ -114,6 +114,8 @@ pub(super) fn dump_of(model: &Model) -> Dump {
         calls: model.calls.clone(),
         segments: model.segments.clone(),
         releases: releases.map(|(id, at)| (id.clone(), at.clone())).collect(),
+        endpoints: model.endpoints.clone(),
+        outbox: model.outbox.clone(),
     }
 }
 
@@ -190,6 +192,8 @@ fn kind(reply: &Reply) -> String {
     let name = text.split(['(', ' ', '{']).next().unwrap_or_default();
     match reply {
         Reply::Swept(None) => "SweptNone".to_owned(),
+        Reply::Deliveries { taken, .. } if taken.is_empty() => "DeliveriesNone".to_owned(),
+        Reply::Settled { row, .. } => format!("{name}{:?}", row.state),
         Reply::Landed { events } | Reply::Ended { events, .. } if events.is_empty() => {
             format!("{name}Before")
         }
@@ -231,6 +235,8 @@ pub(super) fn tables_differ(wanted: &Dump, got: &Dump) -> Option<String> {
     table!(calls);
     table!(segments);
     table!(releases);
+    table!(endpoints);
+    table!(outbox);
     None
 }
 

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use dispatch_core::admission::plan_grants;
-use dispatch_core::ids::{ConversationId, Epoch, Owner, ProviderId, Slug, TurnId};
+use dispatch_core::ids::{ConversationId, EndpointId, Epoch, Owner, ProviderId, Slug, TurnId};
 use dispatch_core::liveness::{OnCrash, SweepPolicy};
 use dispatch_core::store::{
     AbortOf, Accept, ApplyGrants, Boot, Election, Failure, Fence, Model, ProviderSettings, Reply,
-    RestartCause, Retry, Segment, StepRecord, Terminal, ToolAnswer, TurnRow, Verb,
+    RestartCause, Retry, Segment, StepRecord, TakeDeliveries, Terminal, ToolAnswer, TurnRow, Verb,
+    WantedDeliveries,
 };
 use dispatch_core::transcript::{ToolCall, Usage};
+use dispatch_core::webhook::{DeliveryRow, EndpointRow, Tried, Wanted};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -54,6 +56,7 @@ impl Ops {
             policy: self.policy(),
             seal: None,
             version: "1".into(),
+            webhooks: self.webhooks(),
         })
     }
 
@@ -61,7 +64,7 @@ impl Ops {
     pub(super) fn next(&mut self, model: &Model) -> Op {
         if self.below(4) == 0 {
             return Op::Wait(self.pick(&[
-                1, 1, 7, 200, 900, 5_000, 30_000, LEASE_MS, 70_000, 3_700_000,
+                1, 1, 7, 200, 900, 5_000, 30_000, LEASE_MS, 70_000, 3_700_000, 90_000_000,
             ]));
         }
         let verb = self.verb(model);
@@ -73,7 +76,7 @@ impl Ops {
     }
 
     fn verb(&mut self, model: &Model) -> Verb {
-        match self.below(32) {
+        match self.below(36) {
             0..=5 => self.accept(),
             6 => Verb::AdmissionView {
                 provider: self.provider(),
@@ -92,6 +95,8 @@ impl Ops {
                 limit: self.below(6) as u32,
             },
             28 => self.renew(model),
+            29 | 30 => self.take(model),
+            31 | 32 => self.settle(model),
             _ => self.again(),
         }
     }
@@ -378,6 +383,60 @@ impl Ops {
         }
     }
 
+    /// Mostly both endpoints, now and then one, or one that wants less.
+    fn webhooks(&mut self) -> Vec<EndpointRow> {
+        let mut webhooks = ["ops.example:8443", "pager"].map(|id| EndpointRow {
+            id: endpoint(id),
+            wanted: Wanted {
+                done: self.below(8) != 0,
+                error: self.below(8) != 0,
+                aborted: self.below(8) != 0,
+            },
+        });
+        webhooks.reverse();
+        let known = self.pick(&[2, 2, 2, 2, 1, 0]);
+        webhooks.into_iter().take(known).collect()
+    }
+
+    fn take(&mut self, model: &Model) -> Verb {
+        let wants = ["ops.example:8443", "pager", "unheard-of"].map(|id| WantedDeliveries {
+            endpoint: endpoint(id),
+            at_once: self.below(5) as u32,
+            lease_ms: 45_000,
+        });
+        let owner = self.owner();
+        let ours = |row: &&DeliveryRow| row.owner.as_ref() == Some(&owner);
+        let held = model.outbox.values().filter(ours);
+        let holding = held.filter(|_| self.below(4) != 0);
+        let holding = holding.map(|row| (row.delivery.endpoint.clone(), row.delivery.turn));
+        Verb::TakeDeliveries(Box::new(TakeDeliveries {
+            holding: holding.collect(),
+            wants: wants.into_iter().skip(self.below(2) as usize).collect(),
+            owner,
+        }))
+    }
+
+    fn settle(&mut self, model: &Model) -> Verb {
+        let taken = |row: &&DeliveryRow| row.owner.is_some() || self.below(20) == 0;
+        let rows: Vec<&DeliveryRow> = model.outbox.values().filter(taken).collect();
+        let n = self.below(rows.len().max(1) as u64) as usize;
+        let unknown = (endpoint("pager"), TurnId(1), 1);
+        let (endpoint, turn, tries) = rows.get(n).map_or(unknown, |row| {
+            let of = &row.delivery;
+            (of.endpoint.clone(), of.turn, of.tries)
+        });
+        let tried = match self.below(3) {
+            0 => Tried::Delivered,
+            _ => Tried::Failed,
+        };
+        Verb::SettleDelivery {
+            endpoint,
+            turn,
+            tries: tries.saturating_sub(u32::from(self.below(8) == 0)),
+            tried,
+        }
+    }
+
     fn renew(&mut self, model: &Model) -> Verb {
         let turns: Vec<Fence> = (0..3)
             .filter_map(|_| self.owned_turn(model))
@@ -447,6 +506,10 @@ impl Ops {
     fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }
+}
+
+fn endpoint(id: &str) -> EndpointId {
+    EndpointId::try_from(id).unwrap()
 }
 
 fn provider(id: &str) -> ProviderId {

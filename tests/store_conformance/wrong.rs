@@ -6,12 +6,13 @@ use std::sync::Arc;
 use dispatch::store::Dump;
 use dispatch_core::admission::Head;
 use dispatch_core::event::AgentEvent;
-use dispatch_core::ids::{ConversationId, ProviderId, Slug, TurnId};
+use dispatch_core::ids::{ConversationId, EndpointId, ProviderId, Slug, TurnId};
 use dispatch_core::store::{
     CallRow, ConversationRow, ItemRow, KeyRow, Model, Outcome, ProviderRow, ReplicaRow, Segment,
     TurnRow, Tx, Verb, WorkspaceRow, apply,
 };
 use dispatch_core::time::Timestamp;
+use dispatch_core::webhook::{DeliveryRow, DeliveryState, EndpointRow};
 
 use super::harness::{Reached, Subject, difference, dump_of};
 
@@ -28,6 +29,8 @@ enum Mistake {
     LeaseLapsesLate,
     /// Who is bound to a node that is away stands in the way of the others.
     LineShowsTheAway,
+    /// A delivery does not wait for an earlier one of its conversation.
+    OutboxIgnoresOrder,
 }
 
 struct Wrong {
@@ -98,7 +101,35 @@ impl Tx for Wrong {
         }
     }
 
+    fn due_deliveries(
+        &mut self,
+        endpoint: &EndpointId,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<DeliveryRow>, Self::Error> {
+        if self.mistake != Mistake::OutboxIgnoresOrder {
+            return self.model.due_deliveries(endpoint, now, limit);
+        }
+        let is_due = |row: &&DeliveryRow| {
+            let is_pending = row.state == DeliveryState::Pending;
+            is_pending && row.delivery.endpoint == *endpoint && row.due_at <= now
+        };
+        let due = self.model.outbox.values().filter(is_due);
+        let mut due: Vec<DeliveryRow> = due.cloned().collect();
+        due.sort_by_key(|row| (row.due_at, row.delivery.seq));
+        due.truncate(limit);
+        Ok(due)
+    }
+
     pass_on! {
+        fn endpoints(&mut self) -> Vec<EndpointRow>;
+        fn put_endpoint(&mut self, row: &EndpointRow) -> ();
+        fn drop_endpoint(&mut self, id: &EndpointId) -> ();
+        fn delivery(&mut self, endpoint: &EndpointId, turn: TurnId) -> Option<DeliveryRow>;
+        fn put_delivery(&mut self, row: &DeliveryRow) -> ();
+        fn next_delivery_due(&mut self, endpoint: &EndpointId, now: Timestamp) -> Option<Timestamp>;
+        fn taken_deliveries(&mut self, node: &str) -> Vec<DeliveryRow>;
+        fn forget_deliveries(&mut self, now: Timestamp, limit: usize) -> ();
         fn conversation(&mut self, id: &ConversationId) -> Option<ConversationRow>;
         fn put_conversation(&mut self, row: &ConversationRow) -> ();
         fn turn(&mut self, id: TurnId) -> Option<TurnRow>;
@@ -176,4 +207,9 @@ fn a_store_whose_leases_lapse_late_is_found_out() {
 #[test]
 fn a_store_whose_line_shows_those_who_are_away_is_found_out() {
     assert!(found_out(Mistake::LineShowsTheAway));
+}
+
+#[test]
+fn c7_a_store_whose_deliveries_overtake_each_other_is_found_out() {
+    assert!(found_out(Mistake::OutboxIgnoresOrder));
 }

@@ -146,6 +146,7 @@ impl World {
             Input::ProviderHead { .. }
             | Input::ProviderEnd { .. }
             | Input::ProviderFailed { .. }
+            | Input::DeliveryDone { .. }
             | Input::EffectPanicked { .. }
             | Input::Shutdown => {}
         }
@@ -189,6 +190,8 @@ impl World {
                 Effect::KillTool { .. }
                 | Effect::LeaveTool { .. }
                 | Effect::EndUnattended { .. }
+                | Effect::Deliver { .. }
+                | Effect::CancelDelivery { .. }
                 | Effect::Wake { .. }
                 | Effect::Trace { .. }
                 | Effect::Ready { .. }

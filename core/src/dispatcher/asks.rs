@@ -95,6 +95,8 @@ impl Dispatcher {
             }
             Purpose::Renew => self.renew_soon(),
             Purpose::Checkpoint => self.checkpointing = false,
+            Purpose::Outbox => self.outbox_unread(),
+            Purpose::Delivery(..) => self.delivery_unsettled(ask),
             // The next round asks anew.
             Purpose::Requests | Purpose::Sweep | Purpose::Runs => {}
         }
@@ -116,6 +118,8 @@ impl Dispatcher {
             Purpose::Sweep => self.swept(reply),
             Purpose::Runs => self.unattended_judged(reply),
             Purpose::Checkpoint => self.checkpointed(ask.verb, reply),
+            Purpose::Outbox => self.outbox_read(reply),
+            Purpose::Delivery(..) => self.delivery_settled(ask.verb, reply),
         }
     }
 

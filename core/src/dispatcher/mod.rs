@@ -3,6 +3,7 @@
 
 mod asks;
 mod commands;
+mod deliveries;
 mod lines;
 mod runs;
 mod upkeep;
@@ -18,6 +19,7 @@ use crate::kit::{Ctx, Flight, Kit, Purpose, Wake};
 use crate::store::{Boot, Verb};
 use crate::time::{Instant, Now};
 use crate::turn::{Moved, Stretch};
+use deliveries::Deliveries;
 use lines::Line;
 
 /// An invariant that does not hold.
@@ -43,6 +45,7 @@ pub struct Dispatcher {
     acting_on: Option<TurnId>,
     /// A checkpoint is in flight.
     checkpointing: bool,
+    deliveries: Deliveries,
     /// Commands that came before the store had answered the boot.
     early: VecDeque<(CommandId, Command)>,
 }
@@ -98,6 +101,11 @@ impl Dispatcher {
             policy,
             seal,
             version: config.version.clone(),
+            webhooks: config
+                .webhooks
+                .iter()
+                .map(|webhook| webhook.endpoint.clone())
+                .collect(),
         };
         kit.ask(
             now,
@@ -119,6 +127,7 @@ impl Dispatcher {
             stage: Stage::Booting,
             acting_on: None,
             checkpointing: false,
+            deliveries: Deliveries::default(),
             early: VecDeque::new(),
         }
     }
@@ -137,6 +146,7 @@ impl Dispatcher {
             self.wake(wake);
         }
         self.take(input);
+        self.tell_of_ends();
         self.say_drained();
     }
 
@@ -166,6 +176,7 @@ impl Dispatcher {
             + self.kit.flights.len()
             + self.kit.timers.len()
             + self.kit.pausing.len()
+            + self.deliveries.len()
             + self.early.len()
     }
 
@@ -206,6 +217,7 @@ impl Dispatcher {
                 });
             }
         }
+        self.check_deliveries()?;
         if self.stage == Stage::Serving && !self.lines.keys().all(|id| self.is_watched(id)) {
             return Err(Broken {
                 what: "a provider's line that nobody looks at",
@@ -258,6 +270,7 @@ impl Dispatcher {
             Input::ToolDone { id, end } => self.tool_done(id, end),
             Input::Adopted { id, found } => self.adopted(id, found),
             Input::Unattended { id, turns } => self.unattended_found(id, turns),
+            Input::DeliveryDone { id, outcome } => self.delivery_done(id, outcome),
             Input::EffectPanicked { id, message } => self.effect_panicked(id, message),
             Input::Shutdown => self.shut_down(),
         }
@@ -277,6 +290,8 @@ impl Dispatcher {
             Wake::RequestsDue => self.read_requests(),
             Wake::CheckpointDue => self.checkpoint(),
             Wake::DrainDue => self.hand_over_rest(),
+            Wake::OutboxDue => self.look_into_outbox(),
+            Wake::DeliveryDue(endpoint, turn) => self.delivery_due(endpoint, turn),
         }
     }
 
@@ -371,6 +386,7 @@ impl Dispatcher {
             Some(Flight::Runs) => {
                 self.kit.flights.remove(&id);
             }
+            Some(Flight::Delivery(..)) => self.delivery_done(id, Err(message)),
             None => {}
         }
     }

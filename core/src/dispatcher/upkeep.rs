@@ -20,6 +20,7 @@ impl Dispatcher {
             .timers
             .arm_by(Wake::RenewDue, self.now.mono + lease.renew_ms);
         self.kit.timers.arm_by(Wake::SweepDue, self.now.mono + 1);
+        self.look_into_outbox_soon();
     }
 
     fn fences(&self) -> Vec<Fence> {
@@ -276,6 +277,7 @@ impl Dispatcher {
         for turn in turns {
             self.on_turn(turn, |stretch, ctx| stretch.hand_over(ctx));
         }
+        self.break_off_deliveries();
     }
 
     /// Grants that were in flight when the shutdown had waited long enough.
@@ -286,7 +288,8 @@ impl Dispatcher {
     }
 
     pub(super) fn say_drained(&mut self) {
-        if self.stage == Stage::Draining && self.turns.is_empty() && !self.is_granting() {
+        let is_idle = self.turns.is_empty() && self.deliveries.len() == 0;
+        if self.stage == Stage::Draining && is_idle && !self.is_granting() {
             self.stage = Stage::Drained;
             self.kit.emit(Effect::Drained);
         }

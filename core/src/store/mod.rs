@@ -10,6 +10,7 @@ mod elect;
 mod grant;
 mod model;
 mod open;
+mod outbox;
 mod rows;
 mod step;
 mod sweep;
@@ -23,7 +24,7 @@ pub use tx::Tx;
 pub use verb::*;
 
 /// The version of everything a store keeps: rows, items, events.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// Runs one verb inside a transaction that the caller has begun. An `Err`
 /// means that the caller must roll back: nothing of the verb happened.
@@ -65,5 +66,12 @@ pub fn apply<T: Tx>(tx: &mut T, verb: &Verb) -> Result<Reply, T::Error> {
         }
         Verb::Star { slug, starred } => workspace::star(tx, slug, *starred),
         Verb::SetLimit { provider, limit } => workspace::set_limit(tx, provider, *limit),
+        Verb::TakeDeliveries(ask) => outbox::take(tx, ask),
+        Verb::SettleDelivery {
+            endpoint,
+            turn,
+            tries,
+            tried,
+        } => outbox::settle(tx, endpoint, *turn, *tries, *tried),
     }
 }

@@ -15,8 +15,9 @@ use super::tx::Tx;
 use super::verb::{Reply, Verb};
 use crate::admission::{Head, WaiterKey};
 use crate::event::{AgentEvent, EventBody};
-use crate::ids::{ConversationId, ProviderId, Seq, Slug, TurnId};
+use crate::ids::{ConversationId, EndpointId, ProviderId, Seq, Slug, TurnId};
 use crate::time::Timestamp;
+use crate::webhook::{DeliveryRow, DeliveryState, EndpointRow};
 
 /// See the module's page. Fields are open to oracles, which read and never write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +48,10 @@ pub struct Model {
     pub segments: BTreeMap<TurnId, Vec<Segment>>,
     /// When slots were left.
     pub releases: BTreeMap<ProviderId, Vec<Timestamp>>,
+    /// Who is told of terminal events.
+    pub endpoints: BTreeMap<EndpointId, EndpointRow>,
+    /// What they are to be told, and were not long ago.
+    pub outbox: BTreeMap<(EndpointId, TurnId), DeliveryRow>,
     waiter_seq: u64,
     line: BTreeMap<ProviderId, BTreeSet<(WaiterKey, TurnId)>>,
     open: BTreeMap<ConversationId, BTreeSet<(u64, TurnId)>>,
@@ -102,6 +107,13 @@ impl Model {
                 .or_default()
                 .insert((row.ordinal, row.turn));
         }
+    }
+
+    fn pending<'a>(&'a self, endpoint: &EndpointId) -> impl Iterator<Item = &'a DeliveryRow> {
+        self.outbox
+            .range((endpoint.clone(), TurnId(0))..=(endpoint.clone(), TurnId(u128::MAX)))
+            .map(|(_, row)| row)
+            .filter(|row| row.state == DeliveryState::Pending)
     }
 
     fn parked<'a>(&'a self, provider: &ProviderId) -> impl Iterator<Item = &'a TurnRow> + use<'a> {
@@ -360,6 +372,73 @@ impl Tx for Model {
     }
     fn drop_segments(&mut self, turn: TurnId) -> Result<(), Infallible> {
         self.segments.remove(&turn);
+        Ok(())
+    }
+
+    fn endpoints(&mut self) -> Result<Vec<EndpointRow>, Infallible> {
+        Ok(self.endpoints.values().cloned().collect())
+    }
+    fn put_endpoint(&mut self, row: &EndpointRow) -> Result<(), Infallible> {
+        self.endpoints.insert(row.id.clone(), row.clone());
+        Ok(())
+    }
+    fn drop_endpoint(&mut self, id: &EndpointId) -> Result<(), Infallible> {
+        self.endpoints.remove(id);
+        Ok(())
+    }
+
+    fn delivery(
+        &mut self,
+        endpoint: &EndpointId,
+        turn: TurnId,
+    ) -> Result<Option<DeliveryRow>, Infallible> {
+        Ok(self.outbox.get(&(endpoint.clone(), turn)).cloned())
+    }
+    fn put_delivery(&mut self, row: &DeliveryRow) -> Result<(), Infallible> {
+        let key = (row.delivery.endpoint.clone(), row.delivery.turn);
+        self.outbox.insert(key, row.clone());
+        Ok(())
+    }
+    fn due_deliveries(
+        &mut self,
+        endpoint: &EndpointId,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<DeliveryRow>, Infallible> {
+        let is_held_up = |row: &DeliveryRow| {
+            self.pending(endpoint).any(|other| {
+                other.holds()
+                    && other.delivery.conversation == row.delivery.conversation
+                    && other.delivery.seq < row.delivery.seq
+            })
+        };
+        let due = self.pending(endpoint).filter(|row| row.due_at <= now);
+        let mut due: Vec<&DeliveryRow> = due.filter(|row| !is_held_up(row)).collect();
+        due.sort_by_key(|row| (row.due_at, &row.delivery.conversation, row.delivery.seq));
+        Ok(due.into_iter().take(limit).cloned().collect())
+    }
+    fn next_delivery_due(
+        &mut self,
+        endpoint: &EndpointId,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, Infallible> {
+        let due = self.pending(endpoint).map(|row| row.due_at);
+        Ok(due.filter(|due| *due > now).min())
+    }
+    fn taken_deliveries(&mut self, node: &str) -> Result<Vec<DeliveryRow>, Infallible> {
+        let taken = |row: &&DeliveryRow| {
+            row.state == DeliveryState::Pending
+                && row.owner.as_ref().is_some_and(|owner| *owner.node == *node)
+        };
+        Ok(self.outbox.values().filter(taken).cloned().collect())
+    }
+    fn forget_deliveries(&mut self, now: Timestamp, limit: usize) -> Result<(), Infallible> {
+        let old = self.outbox.iter().filter(|(_, row)| row.forget_at <= now);
+        let mut old: Vec<_> = old.map(|(key, row)| (row.forget_at, key.clone())).collect();
+        old.sort();
+        for (_, key) in old.into_iter().take(limit) {
+            self.outbox.remove(&key);
+        }
         Ok(())
     }
 }

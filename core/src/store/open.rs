@@ -7,6 +7,7 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use super::outbox;
 use super::rows::{CallRow, CallState, ConversationRow, ItemRow, TurnRow, TurnState};
 use super::tx::Tx;
 use super::verb::{Fence, Reply, StepRecord, Terminal, ToolAnswer};
@@ -246,6 +247,11 @@ impl<'t, T: Tx> Open<'t, T> {
         self.release();
         self.conversation.last_activity_at = self.conversation.last_activity_at.max(self.now);
         self.unblock_next()?;
+        if let Some(terminal) = self.events.last()
+            && !crate::planted!("D45")
+        {
+            outbox::announce(self.tx, terminal)?;
+        }
         let events = self.save()?;
         match events.last() {
             Some(last) => Ok(Reply::Ended {

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use super::accept::new_workspace;
 use super::open::{Open, panicked, takeover_restart};
+use super::outbox;
 use super::rows::{ProviderRow, ReplicaRow, TurnState};
 use super::tx::Tx;
 use super::verb::{Boot, Fence, ProviderSettings, Reply, Swept, Terminal};
@@ -27,6 +28,8 @@ pub(super) fn boot<T: Tx>(tx: &mut T, boot: &Boot) -> Result<Reply, T::Error> {
     for settings in &boot.providers {
         configure(tx, settings)?;
     }
+    // Before any turn ends below: its end is told to who is configured now.
+    outbox::boot(tx, &boot.owner, &boot.webhooks)?;
     let mut events = Vec::new();
     let mut taken_over = 0;
     let owned = tx.owned_by(&boot.owner.node)?;

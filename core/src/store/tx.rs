@@ -11,8 +11,9 @@ use super::rows::{
 };
 use crate::admission::Head;
 use crate::event::AgentEvent;
-use crate::ids::{ConversationId, ProviderId, Slug, TurnId};
+use crate::ids::{ConversationId, EndpointId, ProviderId, Slug, TurnId};
 use crate::time::Timestamp;
+use crate::webhook::{DeliveryRow, EndpointRow};
 
 /// One open transaction. Reads see its own writes; whatever is read for a
 /// decision stays locked until the end.
@@ -139,6 +140,43 @@ pub trait Tx {
     fn segments(&mut self, turn: TurnId) -> Result<Vec<Segment>, Self::Error>;
     /// Forgets them.
     fn drop_segments(&mut self, turn: TurnId) -> Result<(), Self::Error>;
+
+    /// Every endpoint that is told of terminal events, by id (C7).
+    fn endpoints(&mut self) -> Result<Vec<EndpointRow>, Self::Error>;
+    /// Inserts or replaces an endpoint.
+    fn put_endpoint(&mut self, row: &EndpointRow) -> Result<(), Self::Error>;
+    /// Forgets an endpoint, not its deliveries.
+    fn drop_endpoint(&mut self, id: &EndpointId) -> Result<(), Self::Error>;
+
+    /// A delivery.
+    fn delivery(
+        &mut self,
+        endpoint: &EndpointId,
+        turn: TurnId,
+    ) -> Result<Option<DeliveryRow>, Self::Error>;
+    /// Inserts or replaces a delivery.
+    fn put_delivery(&mut self, row: &DeliveryRow) -> Result<(), Self::Error>;
+    /// An endpoint's pending deliveries that are due by `now`, without those
+    /// that an earlier one of the same conversation
+    /// [holds up](DeliveryRow::holds); by due time, conversation and sequence
+    /// number, `limit` at most.
+    fn due_deliveries(
+        &mut self,
+        endpoint: &EndpointId,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<DeliveryRow>, Self::Error>;
+    /// The earliest due time after `now` among an endpoint's pending deliveries.
+    fn next_delivery_due(
+        &mut self,
+        endpoint: &EndpointId,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, Self::Error>;
+    /// Pending deliveries that some life of a node has taken, by endpoint and turn.
+    fn taken_deliveries(&mut self, node: &str) -> Result<Vec<DeliveryRow>, Self::Error>;
+    /// Forgets rows whose time has come by `now`; by that time, endpoint and
+    /// turn, `limit` at most.
+    fn forget_deliveries(&mut self, now: Timestamp, limit: usize) -> Result<(), Self::Error>;
 }
 
 /// The title of a conversation that was not given one: its first message's

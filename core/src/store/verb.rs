@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::rows::{AbortRequest, CallRow, Failure, RetryState, Segment, TurnRow};
 use crate::admission::{AdmissionView, Grant};
 use crate::event::AgentEvent;
-use crate::ids::{ConversationId, Epoch, Owner, ProviderId, Seq, Slug, TurnId};
+use crate::ids::{ConversationId, EndpointId, Epoch, Owner, ProviderId, Seq, Slug, TurnId};
 use crate::liveness::SweepPolicy;
 use crate::time::Timestamp;
 use crate::transcript::{Item, ToolCall, Usage};
+use crate::webhook::{Delivery, DeliveryRow, EndpointRow, Tried};
 
 /// What an owner's write carries: it lands only while the turn is owned under
 /// this epoch.
@@ -151,6 +152,19 @@ pub enum Verb {
         /// Streams in flight.
         limit: u32,
     },
+    /// Deliveries that are due are this replica's to try. -> `Deliveries`
+    TakeDeliveries(Box<TakeDeliveries>),
+    /// What came of a try. -> `Settled`, `NotFound`
+    SettleDelivery {
+        /// To whom.
+        endpoint: EndpointId,
+        /// Of this turn's end.
+        turn: TurnId,
+        /// Which try, from 1.
+        tries: u32,
+        /// What came of it.
+        tried: Tried,
+    },
 }
 
 impl Verb {
@@ -178,6 +192,8 @@ impl Verb {
             Verb::PutWorkspace { .. } => "put-workspace",
             Verb::Star { .. } => "star",
             Verb::SetLimit { .. } => "set-limit",
+            Verb::TakeDeliveries(_) => "take-deliveries",
+            Verb::SettleDelivery { .. } => "settle-delivery",
         }
     }
 
@@ -206,6 +222,30 @@ pub struct Boot {
     pub seal: Option<TurnId>,
     /// The build that it runs.
     pub version: String,
+    /// The endpoints of its configuration: who is told of ends from now on (C7).
+    pub webhooks: Vec<EndpointRow>,
+}
+
+/// What a replica can try of the deliveries that are due.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeDeliveries {
+    /// Who asks.
+    pub owner: Owner,
+    /// The endpoints that it can reach.
+    pub wants: Vec<WantedDeliveries>,
+    /// What it has taken and not settled, as far as it knows.
+    pub holding: Vec<(EndpointId, TurnId)>,
+}
+
+/// How much of one endpoint's deliveries a replica can try.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedDeliveries {
+    /// Which endpoint.
+    pub endpoint: EndpointId,
+    /// With those that it has under way already.
+    pub at_once: u32,
+    /// Nobody else tries them for so long.
+    pub lease_ms: u64,
 }
 
 /// What the configuration says of a provider's line.
@@ -440,6 +480,24 @@ pub enum Reply {
     AreEnded(Vec<TurnId>),
     /// To `PutWorkspace` and `Star`: the row as it is now.
     Workspace(super::rows::WorkspaceRow),
+    /// To `TakeDeliveries`.
+    Deliveries {
+        /// The asker's now.
+        taken: Vec<Delivery>,
+        /// Given up: nobody has told what came of their last tries.
+        given_up: Vec<Delivery>,
+        /// The earliest due time of what is not due yet.
+        next_due: Option<Timestamp>,
+        /// Store time.
+        now: Timestamp,
+    },
+    /// To `SettleDelivery`: the row as it is now.
+    Settled {
+        /// See [`DeliveryRow`].
+        row: Box<DeliveryRow>,
+        /// Store time.
+        now: Timestamp,
+    },
 }
 
 /// What a client gets for its message.

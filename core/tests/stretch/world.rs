@@ -139,6 +139,9 @@ impl World {
                 Effect::Publish { event } => self.published.push(*event),
                 Effect::Answer { id, answer } => self.answers.push((id, answer)),
                 Effect::Drained => self.drained = true,
+                Effect::Deliver { .. } | Effect::CancelDelivery { .. } => {
+                    panic!("nobody is to be told")
+                }
                 Effect::Wake { .. } | Effect::Ready { .. } | Effect::Trace { .. } => {}
             }
         }

@@ -44,6 +44,7 @@ pub(crate) fn boot(limit: u32) -> Verb {
         },
         seal: None,
         version: "1".to_owned(),
+        webhooks: Vec::new(),
     })
 }
 

@@ -126,6 +126,16 @@ pub(super) const PROVIDER_KEYS: Keys = &[
     ("script", Kind::Text),
 ];
 
+pub(super) const WEBHOOKS: &str = "webhooks";
+
+pub(super) const WEBHOOK_KEYS: Keys = &[
+    ("name", Kind::Text),
+    ("url", Kind::Text),
+    ("secret_env", Kind::Text),
+    ("events", Kind::Texts),
+    ("timeout_s", Kind::Count),
+];
+
 /// Parses and checks a configuration file.
 pub(super) fn parse_file(path: &Path, text: &str) -> Result<Table, ConfigError> {
     let table: Table = toml::from_str(text).map_err(|error| ConfigError::Syntax {
@@ -140,6 +150,10 @@ pub(super) fn parse_file(path: &Path, text: &str) -> Result<Table, ConfigError> 
                 let name = format!("{PROVIDERS}.{id}");
                 check_keys(as_table(keys, &name, &place)?, &name, PROVIDER_KEYS, &place)?;
             }
+            continue;
+        }
+        if section == WEBHOOKS {
+            check_webhooks(keys, &place)?;
             continue;
         }
         let known = keys_of(section).ok_or_else(|| unknown(section, &section_names(), &place))?;
@@ -166,7 +180,7 @@ pub(super) fn apply_env(
             [section, id, key] if *section == PROVIDERS => {
                 (vec![PROVIDERS, *id], *key, PROVIDER_KEYS)
             }
-            [section, key] if *section != PROVIDERS => {
+            [section, key] if *section != PROVIDERS && *section != WEBHOOKS => {
                 let keys = keys_of(section).ok_or_else(|| {
                     unknown(section, &section_names(), &format!("variable {name}"))
                 })?;
@@ -191,6 +205,22 @@ pub(super) fn apply_env(
                 .ok_or_else(|| ConfigError::Variable { name: name.clone() })?;
         }
         at.insert(key.to_owned(), value);
+    }
+    Ok(())
+}
+
+fn check_webhooks(entries: &Value, place: &str) -> Result<(), ConfigError> {
+    let tables = |list: &Vec<Value>| list.iter().all(Value::is_table);
+    let Some(entries) = entries.as_array().filter(|list| tables(list)) else {
+        return Err(ConfigError::Kind {
+            key: WEBHOOKS.to_owned(),
+            place: place.to_owned(),
+            expected: "a list of sections, each under [[webhooks]]",
+        });
+    };
+    for (n, entry) in entries.iter().enumerate() {
+        let name = format!("{WEBHOOKS}[{n}]");
+        check_keys(as_table(entry, &name, place)?, &name, WEBHOOK_KEYS, place)?;
     }
     Ok(())
 }
@@ -241,7 +271,7 @@ fn names(keys: Keys) -> Vec<&'static str> {
 
 fn section_names() -> Vec<&'static str> {
     let sections = SECTIONS.iter().map(|(name, _)| *name);
-    sections.chain([PROVIDERS]).collect()
+    sections.chain([PROVIDERS, WEBHOOKS]).collect()
 }
 
 /// O1: an unknown key names the nearest known one.

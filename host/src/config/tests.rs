@@ -155,3 +155,82 @@ fn a_named_file_must_exist() {
     });
     assert!(matches!(error, Err(ConfigError::Unreadable { .. })));
 }
+
+#[test]
+fn c7_webhooks_are_named_by_their_host_and_may_be_told_of_some_ends_only() {
+    let file = format!(
+        "{SCRIPTED}\
+        [[webhooks]]\nurl = 'https://Hooks.example/T0/abc'\n\
+        [[webhooks]]\nname = 'pager'\nurl = 'http://127.0.0.1:9/x'\n\
+        events = ['error', 'aborted']\nsecret_env = 'PAGER_SECRET'\ntimeout_s = 3\n"
+    );
+    let secret = [("PAGER_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")];
+    let settings = load(&file, &secret).unwrap();
+    let shown = format!("{settings:?}");
+    assert!(!shown.contains("MfKQ") && !shown.contains("abc"), "{shown}");
+    let owner = Owner {
+        node: "n".into(),
+        boot: 1,
+        incarnation: 0,
+    };
+    let webhooks = settings.core(owner).webhooks;
+    let [host, pager] = webhooks.as_slice() else {
+        panic!("{webhooks:?}");
+    };
+    assert_eq!(host.endpoint.id.as_str(), "hooks.example");
+    assert!(host.endpoint.wanted.done && host.endpoint.wanted.error);
+    assert_eq!(pager.endpoint.id.as_str(), "pager");
+    assert!(!pager.endpoint.wanted.done && pager.endpoint.wanted.aborted);
+    assert_eq!((host.timeout_ms, pager.timeout_ms), (15_000, 3_000));
+}
+
+#[test]
+fn c7_a_webhook_that_cannot_work_is_refused_by_its_key_and_without_its_address() {
+    let hook = |keys: &str| format!("{SCRIPTED}[[webhooks]]\n{keys}\n");
+    for (keys, told) in [
+        ("", "`webhooks[0].url` is missing"),
+        (
+            "url = 'hooks.example/abc'",
+            "`webhooks[0].url` is not usable: it does not begin",
+        ),
+        (
+            "url = 'https://u:abc@h.example'",
+            "must not carry credentials",
+        ),
+        ("url = 'https://[::1]/'\n", "set `name` to one"),
+        ("uri = 'x'", "`webhooks[0].uri`; did you mean `url`?"),
+        ("url = 3", "`webhooks[0].url` in"),
+        (
+            "url = 'http://h.example'\nevents = ['turn-start']",
+            "\"turn-start\": write some of",
+        ),
+        (
+            "url = 'http://h.example'\nevents = []",
+            "`webhooks[0].events` is empty",
+        ),
+        (
+            "url = 'http://h.example'\ntimeout_s = 0",
+            "1 to 300 seconds",
+        ),
+        (
+            "url = 'http://h.example'\nsecret_env = 'NOPE'",
+            "this variable is not set",
+        ),
+        (
+            "url = 'http://h.example'\nsecret_env = 'BAD'",
+            "24 to 64 random bytes",
+        ),
+        (
+            "url = 'http://h.example'\n[[webhooks]]\nurl = 'http://h.example/2'",
+            "`webhooks[1].name` is \"h.example\", like another one's",
+        ),
+    ] {
+        let error = refusal(&hook(keys), &[("BAD", "abc")]);
+        assert!(error.contains(told), "{keys}: {error}");
+        assert!(!error.contains("abc"), "{error}");
+    }
+    let error = refusal("[webhooks]\nurl = 'x'", &[]);
+    assert!(error.contains("under [[webhooks]]"), "{error}");
+    let error = refusal(SCRIPTED, &[("DISPATCH_WEBHOOKS__URL", "x")]);
+    assert!(error.contains("stand in dispatch.toml only"), "{error}");
+}

@@ -9,17 +9,19 @@ use dispatch_core::io::{Effect, FailKind, Found, Input, MAX_UNATTENDED, ToolEnd,
 use dispatch_core::journal::Start;
 use dispatch_core::store::Verb;
 use dispatch_core::time::Instant;
+use dispatch_core::webhook::{Delivery, GIVEN_UP};
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Driver, Lanes, Machine};
+use super::{Driver, Lanes, Machine, Ports};
 use crate::exec::{Adoption, ToolDone, ToolEvent, ToolHandle, ToolRequest};
 use crate::panics;
 #[cfg(planted)]
 use crate::points::{self, Point};
 use crate::provider::{self, ProviderInput};
+use crate::webhook;
 
 /// Pieces of one provider's body that may wait for the shared lane.
 const STREAM_BUFFER: usize = 8;
@@ -46,6 +48,7 @@ enum Work {
         finish: CancellationToken,
     },
     Tool(ToolHandle),
+    Delivery(AbortHandle),
 }
 
 impl Flights {
@@ -66,6 +69,7 @@ impl Flights {
             | Input::ProviderFailed { .. }
             | Input::ToolDone { .. }
             | Input::Unattended { .. }
+            | Input::DeliveryDone { .. }
             | Input::EffectPanicked { .. } => true,
             Input::Adopted { found, .. } => *found != Found::Running,
             Input::Tick
@@ -119,7 +123,7 @@ impl Work {
     fn leave(&self) {
         match self {
             Work::Plain => {}
-            Work::Stream { task, .. } => task.abort(),
+            Work::Stream { task, .. } | Work::Delivery(task) => task.abort(),
             Work::Tool(tool) => tool.leave(),
         }
     }
@@ -127,7 +131,7 @@ impl Work {
     fn stop(&self) {
         match self {
             Work::Plain => {}
-            Work::Stream { task, .. } => task.abort(),
+            Work::Stream { task, .. } | Work::Delivery(task) => task.abort(),
             Work::Tool(tool) => tool.kill(),
         }
     }
@@ -145,6 +149,7 @@ fn effect_of(input: &Input) -> Option<EffectId> {
         | Input::ToolDone { id, .. }
         | Input::Adopted { id, .. }
         | Input::Unattended { id, .. }
+        | Input::DeliveryDone { id, .. }
         | Input::EffectPanicked { id, .. } => Some(*id),
     }
 }
@@ -172,7 +177,9 @@ fn turn_of_verb(verb: &Verb) -> Option<TurnId> {
         | Verb::Ended { .. }
         | Verb::PutWorkspace { .. }
         | Verb::Star { .. }
-        | Verb::SetLimit { .. } => None,
+        | Verb::SetLimit { .. }
+        | Verb::TakeDeliveries(_)
+        | Verb::SettleDelivery { .. } => None,
     }
 }
 
@@ -184,11 +191,13 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
             | Effect::OpenProvider { id, .. }
             | Effect::StartTool { id, .. }
             | Effect::AdoptTool { id, .. }
-            | Effect::FindUnattended { id } => Some(*id),
+            | Effect::FindUnattended { id }
+            | Effect::Deliver { id, .. } => Some(*id),
             Effect::CloseProvider { .. }
             | Effect::KillTool { .. }
             | Effect::LeaveTool { .. }
             | Effect::EndUnattended { .. }
+            | Effect::CancelDelivery { .. }
             | Effect::Publish { .. }
             | Effect::Wake { .. }
             | Effect::Answer { .. }
@@ -255,6 +264,8 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
             Effect::LeaveTool { id } => self.flights.let_go(id),
             Effect::FindUnattended { id } => self.find_unattended(id),
             Effect::EndUnattended { turns } => self.end_unattended(turns),
+            Effect::Deliver { id, delivery } => self.deliver(id, *delivery),
+            Effect::CancelDelivery { id } => self.flights.close(id, false),
             Effect::Publish { event } => self.ports.hub.publish(*event),
             Effect::Wake { conversation } => self.ports.hub.wake(&conversation),
             Effect::Answer { id, answer } => {
@@ -262,6 +273,9 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
                     // The client may have gone.
                     let _ = waiting.send(answer);
                 }
+            }
+            Effect::Trace { code, message } if code == GIVEN_UP => {
+                tracing::error!(code, "{message}");
             }
             Effect::Trace { code, message } => tracing::warn!(code, "{message}"),
             Effect::Ready { taken_over } => {
@@ -380,6 +394,23 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
                 );
             }
         });
+    }
+
+    fn deliver(&mut self, id: EffectId, delivery: Delivery) {
+        let Ports {
+            store,
+            webhooks,
+            clock,
+            ..
+        } = &self.ports;
+        let now = clock.now().wall;
+        let work = webhook::deliver(store.clone(), webhooks.clone(), delivery, now);
+        let lanes = self.lanes.clone();
+        let task = self.spawn(id, async move {
+            let outcome = work.await;
+            lanes.urgent(Input::DeliveryDone { id, outcome });
+        });
+        self.flights.add(id, None, Work::Delivery(task));
     }
 
     /// Every task is tracked, and a panic in one is an input about its effect.

@@ -15,8 +15,10 @@ use futures_util::future::BoxFuture;
 use super::*;
 use crate::clock::SystemClock;
 use crate::exec::{EndReport, RunBounds, SweepReport, ToolEvent, ToolHandle, ToolRequest};
+use crate::net::TokioNet;
 use crate::provider::Ended;
 use crate::store::{Done, ProviderView, ReadError, ReplicaView, TurnView};
+use crate::webhook::Webhooks;
 
 /// A machine that says what it was told and does what the test wants.
 struct Puppet {
@@ -194,6 +196,7 @@ fn rig(journal: Option<Journal>, act: impl Fn(&mut Puppet, &Input) + Send + Sync
         store: store.clone(),
         exec: Arc::new(tools),
         providers: BTreeMap::from([("p".try_into().unwrap(), Arc::new(flood) as _)]),
+        webhooks: Arc::new(Webhooks::new(&[], TokioNet, [])),
         hub: Hub::new(4),
         clock: Arc::new(SystemClock::new()),
         cwd: "/".into(),
@@ -510,6 +513,7 @@ async fn the_driver_comes_back_when_the_machine_says_so() {
         store: Arc::new(Held::default()),
         exec: Arc::new(Tools::default()),
         providers: BTreeMap::new(),
+        webhooks: Arc::new(Webhooks::new(&[], TokioNet, [])),
         hub: Hub::new(4),
         clock: clock.clone(),
         cwd: "/".into(),

@@ -230,7 +230,7 @@ fn kind_before_head(error: &hyper_util::client::legacy::Error) -> FailKind {
 }
 
 /// The whole chain of causes: the outer errors alone say only "client error".
-fn chain(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -17,6 +17,7 @@ use crate::scripted::ScriptedProvider;
 
 pub use config::{BaseUrl, ProviderConfig, ProviderConfigError};
 pub use http_provider::HttpProvider;
+pub(crate) use http_provider::chain;
 pub use secret::{Secret, Secrets};
 
 /// One provider, however it is reached.

@@ -12,6 +12,7 @@ use dispatch_core::store::{
     TurnRow, TurnState, WorkspaceRow,
 };
 use dispatch_core::time::Timestamp;
+use dispatch_core::webhook::{DeliveryRow, DeliveryState, EndpointRow};
 
 /// What went wrong below a verb or a read.
 #[derive(Debug, thiserror::Error)]
@@ -304,6 +305,38 @@ pub(super) fn segment(row: &Segment) -> Vec<Cell<'_>> {
         text(&row.text),
         ordered(row.reasoning_offset),
         text(&row.reasoning),
+    ]
+}
+
+/// An endpoint's columns.
+pub(super) fn endpoint(row: &EndpointRow) -> Vec<Cell<'_>> {
+    let wanted = row.wanted;
+    let wanted = [wanted.done, wanted.error, wanted.aborted];
+    let bits = wanted.into_iter().enumerate();
+    let wanted = bits.map(|(n, wants)| i64::from(wants) << n).sum();
+    vec![name(row.id.as_str()), Cell::Int(wanted)]
+}
+
+/// A delivery's columns.
+pub(super) fn delivery(row: &DeliveryRow) -> Vec<Cell<'_>> {
+    let (delivery, owner) = (&row.delivery, row.owner.as_ref());
+    vec![
+        name(delivery.endpoint.as_str()),
+        turn_id(delivery.turn),
+        name(delivery.conversation.as_str()),
+        ordered(delivery.seq),
+        small(delivery.tries),
+        Cell::Int(match row.state {
+            DeliveryState::Pending => 0,
+            DeliveryState::Delivered => 1,
+            DeliveryState::Failed => 2,
+        }),
+        flag(row.holds()),
+        owner.map_or(Cell::Null, |owner| name(&owner.node)),
+        opt(owner, |owner| bits(owner.boot)),
+        opt(owner, |owner| small(owner.incarnation)),
+        at(row.due_at),
+        at(row.forget_at),
     ]
 }
 

@@ -9,6 +9,7 @@ use dispatch_core::store::{
 };
 use dispatch_core::time::Timestamp;
 use dispatch_core::transcript::Usage;
+use dispatch_core::webhook::{Delivery, DeliveryRow, DeliveryState, EndpointRow, Wanted};
 
 use super::cells::{Fault, Row, Value};
 
@@ -340,6 +341,41 @@ impl<'r> Columns<'r> {
                 (2, _) => CallState::Finished,
                 (other, _) => return Err(self.bad(format!("is no state of a call: {other}"))),
             },
+        })
+    }
+
+    pub(super) fn endpoint(&mut self) -> Result<EndpointRow, Fault> {
+        let id = self.id()?;
+        let wanted = self.i64()?;
+        let wants = |n: u32| wanted & (1 << n) != 0;
+        Ok(EndpointRow {
+            id,
+            wanted: Wanted {
+                done: wants(0),
+                error: wants(1),
+                aborted: wants(2),
+            },
+        })
+    }
+
+    pub(super) fn delivery(&mut self) -> Result<DeliveryRow, Fault> {
+        Ok(DeliveryRow {
+            delivery: Delivery {
+                endpoint: self.id()?,
+                turn: self.turn_id()?,
+                conversation: self.id()?,
+                seq: self.ordered()?,
+                tries: self.u32()?,
+            },
+            state: match self.i64()? {
+                0 => DeliveryState::Pending,
+                1 => DeliveryState::Delivered,
+                2 => DeliveryState::Failed,
+                other => return Err(self.bad(format!("is no state of a delivery: {other}"))),
+            },
+            owner: self.owner()?,
+            due_at: self.at()?,
+            forget_at: self.at()?,
         })
     }
 

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dispatch_core::event::AgentEvent;
-use dispatch_core::ids::{ConversationId, ProviderId, Seq, Slug, TurnId};
+use dispatch_core::ids::{ConversationId, EndpointId, ProviderId, Seq, Slug, TurnId};
 use dispatch_core::store::{
     CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, ReplicaRow, Segment, TurnRow,
     WorkspaceRow,
 };
 use dispatch_core::time::Timestamp;
+use dispatch_core::webhook::{DeliveryRow, EndpointRow};
 
 use super::cells::Fault;
 use super::columns::Columns;
@@ -41,6 +42,10 @@ pub struct Dump {
     pub segments: BTreeMap<TurnId, Vec<Segment>>,
     /// When slots were left, oldest first.
     pub releases: BTreeMap<ProviderId, Vec<Timestamp>>,
+    /// Who is told of terminal events.
+    pub endpoints: BTreeMap<EndpointId, EndpointRow>,
+    /// What they are to be told, and were not long ago.
+    pub outbox: BTreeMap<(EndpointId, TurnId), DeliveryRow>,
 }
 
 /// Reads whole tables: for comparisons and inspection only.
@@ -107,6 +112,16 @@ pub(super) fn dump(tables: &mut impl Tables) -> Result<Dump, Fault> {
     let select = "SELECT provider, at FROM releases ORDER BY at";
     for (provider, at) in tables.all(select, |mut row| Ok((row.id()?, row.at()?)))? {
         dump.releases.entry(provider).or_default().push(at);
+    }
+    let select = "SELECT id, wanted FROM endpoints";
+    for row in tables.all(select, |mut row| row.endpoint())? {
+        dump.endpoints.insert(row.id.clone(), row);
+    }
+    let select = "SELECT endpoint, turn, conversation, seq, tries, state, owner_node, owner_boot, \
+        owner_incarnation, due_at, forget_at FROM outbox";
+    for row in tables.all(select, |mut row| row.delivery())? {
+        let key = (row.delivery.endpoint.clone(), row.delivery.turn);
+        dump.outbox.insert(key, row);
     }
     Ok(dump)
 }

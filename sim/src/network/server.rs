@@ -218,6 +218,8 @@ impl Watched {
             | Effect::LeaveTool { .. }
             | Effect::FindUnattended { .. }
             | Effect::EndUnattended { .. }
+            | Effect::Deliver { .. }
+            | Effect::CancelDelivery { .. }
             | Effect::Publish { .. }
             | Effect::Wake { .. }
             | Effect::Answer { .. }

@@ -27,6 +27,7 @@ mod rows;
 mod sequence;
 mod slot_has_stream;
 mod step_limit;
+mod told;
 mod tools;
 mod transcript;
 mod usage;
@@ -35,6 +36,8 @@ mod usage;
 mod doctored;
 
 use std::rc::Rc;
+
+use dispatch_core::webhook::EndpointRow;
 
 use crate::fact::{Fact, Moment};
 use crate::script::Script;
@@ -56,6 +59,8 @@ pub struct Terms {
     pub step_limit_bytes: usize,
     /// Steps of a turn; 0: no limit (T7).
     pub step_limit: u32,
+    /// Who is told of terminal events (C7).
+    pub endpoints: Vec<EndpointRow>,
 }
 
 /// A promise that was broken.
@@ -95,6 +100,7 @@ pub fn names() -> Vec<&'static str> {
         retry_budget_ms: 0,
         step_limit_bytes: 0,
         step_limit: 0,
+        endpoints: Vec::new(),
     };
     let oracles = all(&Rc::new(terms));
     oracles.iter().map(|oracle| oracle.name()).collect()
@@ -128,6 +134,7 @@ pub(crate) fn all(terms: &Rc<Terms>) -> Vec<Box<dyn Oracle>> {
         Box::<command_ends::CommandEnds>::default(),
         Box::<usage::OfSteps>::default(),
         Box::<accepted_once::AcceptedOnce>::default(),
+        Box::new(told::Told::new(terms)),
         Box::<slot_has_stream::SlotHasStream>::default(),
         Box::<idle_slot::NoIdleSlot>::default(),
         Box::new(no_backstop::NoBackstop::new(terms)),

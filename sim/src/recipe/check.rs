@@ -20,7 +20,7 @@ const MOST_MS: u64 = MOST_US / 1_000;
 const LEAST_STORE_US: Us = 200;
 
 /// [`dispatch_core::store::Verb::name`].
-const VERBS: [&str; 21] = [
+const VERBS: [&str; 23] = [
     "boot",
     "accept",
     "admission-view",
@@ -42,10 +42,12 @@ const VERBS: [&str; 21] = [
     "put-workspace",
     "star",
     "set-limit",
+    "take-deliveries",
+    "settle-delivery",
 ];
 
 /// What else [`When::At`] may wait for.
-const OTHER_EFFECTS: [&str; 14] = [
+const OTHER_EFFECTS: [&str; 16] = [
     "open-provider",
     "close-provider",
     "start-tool",
@@ -54,6 +56,8 @@ const OTHER_EFFECTS: [&str; 14] = [
     "leave-tool",
     "find-unattended",
     "end-unattended",
+    "deliver",
+    "cancel-delivery",
     "publish",
     "wake",
     "answer",
@@ -174,6 +178,11 @@ fn settings(scenario: &Scenario) -> Checked {
         "`stepLimitBytes`",
         count(scenario.step_limit_bytes),
         1..=1 << 30,
+    )?;
+    within(
+        "the number of `webhooks`",
+        count(scenario.webhooks.len()),
+        0..=16,
     )?;
     within("`calmAt`", scenario.calm_at, 0..=MOST_US)?;
     within(

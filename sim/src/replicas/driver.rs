@@ -290,6 +290,8 @@ impl Driver {
             Effect::Wake { conversation } => self.hub.wake(&conversation),
             Effect::Answer { id, answer } => self.answer(id, answer),
             Effect::Ready { .. } => self.fresh_bytes = packed(&self.core).len(),
+            // Nobody is told of anything in this ring.
+            Effect::Deliver { .. } | Effect::CancelDelivery { .. } => {}
             Effect::Trace { .. } | Effect::Drained => {}
         }
     }

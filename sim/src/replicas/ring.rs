@@ -83,6 +83,7 @@ impl Ring {
             retry_budget_ms: scenario.retry_budget_ms,
             step_limit_bytes: scenario.step_limit_bytes,
             step_limit: scenario.step_limit,
+            endpoints: Vec::new(),
         });
         let providers = ["north", "south"].into_iter().take(scenario.limits.len());
         let dice = |purpose| RefCell::new(Rng::keyed(seed, purpose, 2, 0));

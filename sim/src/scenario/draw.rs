@@ -4,7 +4,7 @@ use dispatch_core::ids::{ConversationId, Slug};
 
 use super::{
     Act, Chaos, Conversation, DOCUMENTED_STEP_BYTES, FLOOD_LIMIT_BYTES, Fault, Faults, HIT_AT,
-    HOUR, MINUTE, Message, Profile, SECOND, Scenario, StormKind, When,
+    HIT_DELIVERY_AT, HOUR, Hook, MINUTE, Message, Profile, SECOND, Scenario, StormKind, When,
 };
 use crate::clock::Us;
 use crate::rng::{Purpose, Rng};
@@ -84,6 +84,7 @@ impl Scenario {
             slow_tools: false,
             step_limit_bytes: DOCUMENTED_STEP_BYTES,
             step_limit: 0,
+            webhooks: Vec::new(),
             calm_at,
             acts: Vec::new(),
             chaos: Vec::new(),
@@ -118,6 +119,7 @@ impl Scenario {
         }
         scenario.lingers = more.chance(3_000);
         scenario.plan_drips(more);
+        scenario.plan_webhooks(more);
         scenario.plan_absences(more);
         scenario
     }
@@ -125,6 +127,36 @@ impl Scenario {
     fn has_storm(&self) -> bool {
         let mut chaos = self.chaos.iter();
         chaos.any(|(_, chaos)| matches!(chaos, Chaos::Storm { .. }))
+    }
+
+    fn plan_webhooks(&mut self, rng: &mut Rng) {
+        if !rng.chance(4_000) {
+            return;
+        }
+        for _ in 0..rng.range(1, 3) {
+            self.webhooks.push(Hook {
+                trouble: match rng.chance(6_000) {
+                    true => rng.range(500, 9_000),
+                    false => 0,
+                },
+                is_dead: rng.chance(500),
+                done_only: rng.chance(2_000),
+            });
+        }
+        if self.webhooks.iter().any(|hook| hook.is_dead) {
+            // Thirty tries take most of a day.
+            self.ask_ms = 60_000;
+        }
+        if rng.chance(5_000) {
+            for _ in 0..rng.range(1, 4) {
+                let kill = Chaos::Kill {
+                    replica: rng.index(self.replicas),
+                    when: When::At((*rng.pick(&HIT_DELIVERY_AT)).to_owned()),
+                    down: rng.spread(SECOND, 2 * MINUTE),
+                };
+                self.chaos.push((rng.range(0, self.calm_at), kill));
+            }
+        }
     }
 
     fn plan_clients(&mut self, rng: &mut Rng, seed: u64) {

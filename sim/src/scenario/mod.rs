@@ -51,6 +51,9 @@ pub(crate) struct Scenario {
     /// 0: none.
     #[serde(default)]
     pub(crate) step_limit: u32,
+    /// Who is told of terminal events.
+    #[serde(default)]
+    pub(crate) webhooks: Vec<Hook>,
     /// When the calm begins.
     pub(crate) calm_at: Us,
     pub(crate) conversations: Vec<Conversation>,
@@ -59,6 +62,18 @@ pub(crate) struct Scenario {
     pub(crate) acts: Vec<(Us, Act)>,
     pub(crate) chaos: Vec<(Us, Chaos)>,
     pub(crate) faults: Faults,
+}
+
+/// An endpoint that is told of terminal events (C7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Hook {
+    /// Tries that go wrong until the calm, in 10,000.
+    pub(crate) trouble: u64,
+    /// It never takes anything, not even in the calm.
+    pub(crate) is_dead: bool,
+    /// It wants `done` alone.
+    pub(crate) done_only: bool,
 }
 
 /// A conversation that a client holds.
@@ -207,6 +222,10 @@ pub(crate) const HIT_AT: [&str; 15] = [
     "publish",
     "start-tool",
 ];
+
+/// Those that leave a delivery half done.
+pub(super) const HIT_DELIVERY_AT: [&str; 4] =
+    ["take-deliveries", "deliver", "settle-delivery", "elect"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -124,6 +124,8 @@ pub(super) enum Going {
     Stream,
     /// A command, by its call.
     Tool(String),
+    /// A terminal event on its way to an endpoint.
+    Post,
 }
 
 /// An event to be added; what is not set is nothing.

@@ -143,6 +143,22 @@ impl Builder {
                     ..Draft::new(at, Kind::Client, lane, format!("read {conversation} again"))
                 });
             }
+            Effect::Deliver { id, delivery } => {
+                let lane = self.clients();
+                let title = format!("post to {}, try {}", delivery.endpoint, delivery.tries);
+                let draft = Draft::new(at, Kind::Client, lane, title);
+                let (turn, detail) = (Some(delivery.turn), debugged(delivery, DETAIL_CHARS));
+                self.go(replica, &place, *id, turn, Going::Post, draft, detail);
+            }
+            Effect::CancelDelivery { id } => {
+                let draft = self.back(at, replica, &place, *id, Kind::Client);
+                self.flights.remove(&(replica, place.life, *id));
+                self.add(Draft {
+                    title: "break the post off".to_owned(),
+                    cause: place.input,
+                    ..draft
+                });
+            }
             Effect::Answer { id: _, answer } => {
                 let lane = self.clients();
                 let turn = match answer {
@@ -237,7 +253,7 @@ impl Builder {
         // A turn that is only asked for may never be.
         let turn_lane = match &what {
             Going::Verb("accept", _) => turn.and_then(|turn| self.known_turn(turn)),
-            Going::Verb(..) | Going::Stream | Going::Tool(_) => {
+            Going::Verb(..) | Going::Stream | Going::Tool(_) | Going::Post => {
                 turn.map(|turn| self.turn_lane(turn))
             }
         };

@@ -124,6 +124,19 @@ impl Builder {
                 }
                 n
             }
+            Input::DeliveryDone { id, outcome } => {
+                let draft = self.back(at, replica, place, *id, Kind::Client);
+                let (title, detail) = match outcome {
+                    Ok(()) => ("delivered", String::new()),
+                    Err(why) => ("not delivered", cut(why, DETAIL_CHARS)),
+                };
+                self.flights.remove(&(replica, place.life, *id));
+                self.add(Draft {
+                    title: title.to_owned(),
+                    detail,
+                    ..draft
+                })
+            }
             Input::EffectPanicked { id, message } => {
                 let draft = self.back(at, replica, place, *id, Kind::Fault);
                 self.add(Draft {
@@ -190,7 +203,9 @@ impl Builder {
         let flight = self.flights.remove(&(replica, place.life, id));
         let (verb, step) = match flight.as_ref().map(|flight| &flight.what) {
             Some(Going::Verb(name, step)) => (*name, *step),
-            Some(Going::Stream | Going::Tool(_)) | None => ("late or repeated", Step::Stay),
+            Some(Going::Stream | Going::Tool(_) | Going::Post) | None => {
+                ("late or repeated", Step::Stay)
+            }
         };
         let store = self.store();
         let turn = flight.as_ref().and_then(|flight| flight.turn);
@@ -255,6 +270,8 @@ impl Builder {
             | Reply::Requests { .. }
             | Reply::Swept(None)
             | Reply::AreEnded(_)
+            | Reply::Deliveries { .. }
+            | Reply::Settled { .. }
             | Reply::Workspace(_) => &[],
         };
         for event in events {
@@ -336,7 +353,8 @@ fn turn_of_wake(wake: &Wake) -> Option<TurnId> {
         Wake::StreamDue(turn)
         | Wake::ToolDue(turn, _)
         | Wake::FenceDue(turn)
-        | Wake::HardLimitDue(turn) => Some(*turn),
+        | Wake::HardLimitDue(turn)
+        | Wake::DeliveryDue(_, turn) => Some(*turn),
         Wake::VerbDue(_)
         | Wake::AskAgain(_)
         | Wake::LookDue(_)
@@ -344,6 +362,7 @@ fn turn_of_wake(wake: &Wake) -> Option<TurnId> {
         | Wake::SweepDue
         | Wake::RequestsDue
         | Wake::CheckpointDue
-        | Wake::DrainDue => None,
+        | Wake::DrainDue
+        | Wake::OutboxDue => None,
     }
 }

@@ -56,7 +56,9 @@ impl Step {
             | Verb::Ended { .. }
             | Verb::PutWorkspace { .. }
             | Verb::Star { .. }
-            | Verb::SetLimit { .. } => Step::Stay,
+            | Verb::SetLimit { .. }
+            | Verb::TakeDeliveries(_)
+            | Verb::SettleDelivery { .. } => Step::Stay,
         }
     }
 }
@@ -78,6 +80,7 @@ pub(super) fn turn_of(verb: &Verb) -> Option<TurnId> {
         | Verb::ScheduleRetry { fence, .. } => Some(fence.turn),
         Verb::RequestAbort(request) => request.turn,
         Verb::Elect(election) => Some(election.fence.turn),
+        Verb::SettleDelivery { turn, .. } => Some(*turn),
         Verb::Boot(_)
         | Verb::AdmissionView { .. }
         | Verb::Checkpoint { .. }
@@ -87,7 +90,8 @@ pub(super) fn turn_of(verb: &Verb) -> Option<TurnId> {
         | Verb::Ended { .. }
         | Verb::PutWorkspace { .. }
         | Verb::Star { .. }
-        | Verb::SetLimit { .. } => None,
+        | Verb::SetLimit { .. }
+        | Verb::TakeDeliveries(_) => None,
     }
 }
 
@@ -238,6 +242,8 @@ impl Builder {
             | Reply::Requests { .. }
             | Reply::Swept(None)
             | Reply::AreEnded(_)
+            | Reply::Deliveries { .. }
+            | Reply::Settled { .. }
             | Reply::Workspace(_) => {}
         }
     }

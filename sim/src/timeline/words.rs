@@ -68,6 +68,8 @@ fn reply(reply: &Reply) -> String {
         Reply::Swept(None) => "nothing to sweep".to_owned(),
         Reply::Swept(Some(_)) => "swept one".to_owned(),
         Reply::Workspace(_) => "workspace".to_owned(),
+        Reply::Deliveries { taken, .. } => format!("{} to deliver", taken.len()),
+        Reply::Settled { row, .. } => format!("delivery {:?}", row.state).to_lowercase(),
     }
 }
 
@@ -95,6 +97,8 @@ pub(super) fn wake(wake: &Wake) -> &'static str {
         Wake::RequestsDue => "requests-due",
         Wake::CheckpointDue => "checkpoint-due",
         Wake::DrainDue => "drain-due",
+        Wake::OutboxDue => "outbox-due",
+        Wake::DeliveryDue(..) => "delivery-due",
     }
 }
 
@@ -106,7 +110,8 @@ pub(super) fn verb_quiet(verb: &Verb) -> Option<Kind> {
         | Verb::Renew { .. }
         | Verb::Requests { .. }
         | Verb::SweepOne { .. }
-        | Verb::Ended { .. } => Some(Kind::Poll),
+        | Verb::Ended { .. }
+        | Verb::TakeDeliveries(_) => Some(Kind::Poll),
         Verb::Boot(_)
         | Verb::Accept(_)
         | Verb::ApplyGrants(_)
@@ -121,7 +126,8 @@ pub(super) fn verb_quiet(verb: &Verb) -> Option<Kind> {
         | Verb::Elect(_)
         | Verb::PutWorkspace { .. }
         | Verb::Star { .. }
-        | Verb::SetLimit { .. } => None,
+        | Verb::SetLimit { .. }
+        | Verb::SettleDelivery { .. } => None,
     }
 }
 
@@ -131,6 +137,9 @@ pub(super) fn outcome_quiet(verb: &str, outcome: &Outcome) -> Option<Kind> {
         Ok(Reply::View(_) | Reply::Renewed(_) | Reply::Swept(None) | Reply::AreEnded(_)) => true,
         Ok(Reply::Requests { aborts, lost }) => aborts.is_empty() && lost.is_empty(),
         Ok(Reply::Granted(turns)) => turns.is_empty(),
+        Ok(Reply::Deliveries {
+            taken, given_up, ..
+        }) => taken.is_empty() && given_up.is_empty(),
         Ok(Reply::Landed { events }) => verb == "checkpoint" && events.is_empty(),
         Ok(
             Reply::Booted { .. }
@@ -140,6 +149,7 @@ pub(super) fn outcome_quiet(verb: &str, outcome: &Outcome) -> Option<Kind> {
             | Reply::Loaded(_)
             | Reply::Fenced
             | Reply::AbortRequested { .. }
+            | Reply::Settled { .. }
             | Reply::Ended { .. }
             | Reply::NotFound
             | Reply::Swept(Some(_))

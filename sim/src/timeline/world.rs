@@ -132,6 +132,8 @@ impl Watch for Builder {
             | Fact::ToolStarted { .. }
             | Fact::Answered { .. }
             | Fact::Checked { .. }
+            | Fact::Posted { .. }
+            | Fact::GivenUp { .. }
             | Fact::Weighed { .. }
             | Fact::Rows { .. }
             | Fact::Written { .. }

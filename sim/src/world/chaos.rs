@@ -49,6 +49,8 @@ fn effect_name(effect: &Effect) -> &'static str {
         Effect::LeaveTool { .. } => "leave-tool",
         Effect::FindUnattended { .. } => "find-unattended",
         Effect::EndUnattended { .. } => "end-unattended",
+        Effect::Deliver { .. } => "deliver",
+        Effect::CancelDelivery { .. } => "cancel-delivery",
         Effect::Publish { .. } => "publish",
         Effect::Wake { .. } => "wake",
         Effect::Answer { .. } => "answer",

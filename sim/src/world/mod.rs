@@ -11,6 +11,7 @@ mod provider;
 mod rest;
 mod store;
 mod tools;
+pub(crate) mod webhooks;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -38,6 +39,7 @@ use process::Replica;
 use provider::Streams;
 use store::AtStore;
 use tools::Runs;
+use webhooks::Post;
 
 /// Something that is going to happen.
 pub(crate) enum Event {
@@ -57,6 +59,8 @@ pub(crate) enum Event {
     Answer(u32),
     /// A provider notices that nobody listens.
     Gone(u32),
+    /// A delivery reaches its endpoint.
+    Post(Box<Post>),
     /// A command prints.
     ToolPrints(usize),
     /// A command ends by itself.
@@ -181,6 +185,7 @@ impl<'s> World<'s> {
             retry_budget_ms: scenario.retry_budget_ms,
             step_limit_bytes: scenario.step_limit_bytes,
             step_limit: scenario.step_limit,
+            endpoints: webhooks::endpoints(&scenario),
         });
         let providers = ["north", "south"].into_iter().take(scenario.limits.len());
         let mut world = World {
@@ -283,6 +288,7 @@ impl<'s> World<'s> {
             Event::Arrive(stream) => self.arrive(stream),
             Event::Answer(stream) => self.answer_on(stream),
             Event::Gone(stream) => self.gone(stream),
+            Event::Post(post) => self.posted(*post),
             Event::ToolPrints(run) => self.tool_prints(run),
             Event::ToolEnds(run) => self.tool_ends(run),
             Event::ToolDies(run) => self.tool_dies(run),

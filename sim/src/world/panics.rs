@@ -30,6 +30,7 @@ impl World<'_> {
             | Input::Command { .. }
             | Input::Adopted { .. }
             | Input::Unattended { .. }
+            | Input::DeliveryDone { .. }
             | Input::EffectPanicked { .. }
             | Input::Shutdown => None,
         }
@@ -47,6 +48,7 @@ impl World<'_> {
         };
         let streams = std::mem::take(&mut process.streams);
         let runs = process.runs.clone();
+        process.posts.clear();
         for stream in streams.into_values() {
             self.tell(&Fact::Closed { stream });
             self.abandon_stream(stream, 50_000);

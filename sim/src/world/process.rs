@@ -1,7 +1,7 @@
 //! Replicas: processes that are started, stopped, continued and killed, each
 //! with its Dispatcher, its clocks and what is in flight for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dispatch_core::Dispatcher;
@@ -14,7 +14,7 @@ use dispatch_core::store::{ProviderSettings, Reply};
 use dispatch_core::time::{Instant, Timestamp};
 
 use super::chaos::{Doom, Hit};
-use super::{Event, World};
+use super::{Event, World, webhooks};
 use crate::clock::{Clock, Us, store_time};
 use crate::fact::{Fact, Life};
 use crate::scenario::{MINUTE, SECOND};
@@ -52,6 +52,8 @@ pub(crate) struct Process {
     /// Verbs in flight that write to a turn.
     pub(super) writes: BTreeMap<EffectId, TurnId>,
     pub(super) views: BTreeMap<EffectId, ProviderId>,
+    /// Deliveries under way.
+    pub(super) posts: BTreeSet<EffectId>,
     pub(super) epochs: BTreeMap<TurnId, Epoch>,
     /// When it was last told something.
     told_at: Us,
@@ -138,6 +140,7 @@ impl World<'_> {
             runs: BTreeMap::new(),
             writes: BTreeMap::new(),
             views: BTreeMap::new(),
+            posts: BTreeSet::new(),
             epochs: BTreeMap::new(),
             told_at: self.at,
             fresh_bytes: 0,
@@ -162,6 +165,8 @@ impl World<'_> {
             });
         let mut config = Config::new(owner, providers.collect());
         config.ask_ms = self.scenario.ask_ms;
+        config.outbox_ms = self.scenario.ask_ms;
+        config.webhooks = webhooks::configured(&self.scenario);
         config.requests_ms = self.scenario.requests_ms;
         config.retry.budget_ms = self.scenario.retry_budget_ms;
         config.step_limit_bytes = self.scenario.step_limit_bytes;
@@ -339,6 +344,8 @@ impl World<'_> {
             Effect::LeaveTool { id } => self.leave_tool(replica, id),
             Effect::FindUnattended { id } => self.find_unattended(replica, id),
             Effect::EndUnattended { turns } => self.end_unattended(replica, &turns),
+            Effect::Deliver { id, delivery } => self.post(replica, id, *delivery),
+            Effect::CancelDelivery { id } => self.cancel_post(replica, id),
             Effect::Publish { event } => self.publish(replica, *event),
             Effect::Wake { conversation } => self.wake_followers(replica, &conversation),
             Effect::Answer { id, answer } => self.answered(replica, id, answer),

@@ -2,6 +2,7 @@
 
 use dispatch_core::ids::TurnId;
 use dispatch_core::store::TurnState;
+use dispatch_core::webhook::DeliveryState;
 
 use super::{Event, World};
 use crate::clock::Us;
@@ -16,6 +17,8 @@ const QUIET: Us = 100 * SECOND;
 /// The longest Retry-After that is obeyed, the longest wait of the schedule,
 /// the longest command, and time for the line to drain.
 const CALM_LASTS: Us = 3 * HOUR;
+/// Thirty tries of a delivery to an endpoint that never takes it (C7).
+const CALM_LASTS_FOR_THE_DEAD: Us = 24 * HOUR;
 
 impl World<'_> {
     pub(super) fn look(&mut self) {
@@ -42,7 +45,11 @@ impl World<'_> {
         let rests = leftovers.is_clean() && self.clients.are_done();
         if !rests {
             self.resting_since = None;
-            if self.at > self.scenario.calm_at + CALM_LASTS {
+            let lasts = match self.scenario.webhooks.iter().any(|hook| hook.is_dead) {
+                true => CALM_LASTS_FOR_THE_DEAD,
+                false => CALM_LASTS,
+            };
+            if self.at > self.scenario.calm_at + lasts {
                 self.finish(leftovers);
             }
             return;
@@ -78,6 +85,8 @@ impl World<'_> {
             .values()
             .filter(|row| row.state != TurnState::Ended);
         let owned = model.conversations.values().filter(|c| c.turn.is_some());
+        let pending = model.outbox.values();
+        let pending = pending.filter(|row| row.state == DeliveryState::Pending);
         Leftovers {
             open_turns: open.map(|row| row.turn).collect(),
             markers: model.markers.len(),
@@ -86,6 +95,7 @@ impl World<'_> {
             tools: self.runs.running(),
             unanswered: self.clients.unanswered(),
             segments: model.segments.len(),
+            deliveries: pending.count(),
             ..Leftovers::default()
         }
     }

@@ -160,6 +160,7 @@ impl World<'_> {
         self.court.sometimes.replied(verb, &reply);
         self.note_rare(verb, &reply);
         self.tell_writer(verb);
+        self.tell_given_up(&reply);
         match (verb, &reply) {
             (Verb::AdmissionView { provider, .. }, Reply::View(view)) => {
                 let (line, streaming) = self.line(provider);
@@ -172,6 +173,7 @@ impl World<'_> {
             }
             (Verb::Checkpoint { .. }, _) => self.tell_log(),
             (_, Reply::Swept(None) | Reply::Fenced | Reply::Conflict | Reply::NotFound) => {}
+            (Verb::TakeDeliveries(_) | Verb::SettleDelivery { .. }, _) => {}
             (Verb::ApplyGrants(plan), Reply::Granted(turns)) => {
                 // Asked again after it had landed, it grants nothing anew.
                 if self.tell_moves() {
@@ -380,6 +382,8 @@ fn fence_of(verb: &Verb) -> Option<Fence> {
         | Verb::Ended { .. }
         | Verb::PutWorkspace { .. }
         | Verb::Star { .. }
-        | Verb::SetLimit { .. } => None,
+        | Verb::SetLimit { .. }
+        | Verb::TakeDeliveries(_)
+        | Verb::SettleDelivery { .. } => None,
     }
 }

@@ -173,6 +173,8 @@ impl Run {
                 | Effect::LeaveTool { .. }
                 | Effect::FindUnattended { .. }
                 | Effect::EndUnattended { .. }
+                | Effect::Deliver { .. }
+                | Effect::CancelDelivery { .. }
                 | Effect::Publish { .. }
                 | Effect::Wake { .. }
                 | Effect::Answer { .. }

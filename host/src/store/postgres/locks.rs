@@ -10,6 +10,9 @@ pub(super) struct Locks {
     pub(super) providers: bool,
     /// Against a change, or to change it.
     pub(super) workspaces: Option<ForWorkspace>,
+    /// Not locks but one moment for all that is read, and a repetition where
+    /// somebody has changed since what is to be written.
+    pub(super) one_moment: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +26,7 @@ impl Locks {
         turns: false,
         providers: false,
         workspaces: None,
+        one_moment: false,
     };
 
     pub(super) fn of(verb: &Verb) -> Locks {
@@ -40,6 +44,8 @@ impl Locks {
                 Verb::Accept(_) => Some(ForWorkspace::Keep),
                 _ => None,
             },
+            // It looks at many rows and writes few.
+            one_moment: matches!(verb, Verb::TakeDeliveries(_)),
         }
     }
 }

@@ -8,6 +8,7 @@ mod census;
 #[path = "../../../../tests/support/postgres.rs"]
 mod cluster;
 mod locks;
+mod reads;
 mod schema;
 mod sql;
 #[cfg(test)]

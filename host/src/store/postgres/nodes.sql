@@ -1,4 +1,4 @@
--- Replicas, and turns that can go on at one of them only. A build that does
+-- Format 3: replicas, and turns that can go on at one of them only. A build that does
 -- not know of this may run beside: it takes bound turns for any other.
 
 CREATE TABLE replicas (
@@ -13,3 +13,5 @@ CREATE TABLE replicas (
 
 ALTER TABLE turns ADD COLUMN bound TEXT;
 CREATE INDEX turns_bound ON turns (bound, turn) WHERE state = 1 AND bound IS NOT NULL;
+
+UPDATE meta SET format = 3;

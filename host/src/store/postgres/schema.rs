@@ -8,7 +8,11 @@ use tokio_postgres::Client;
 use super::wire::PgFault;
 
 /// Migration `n` leads from format `n` to `n + 1`.
-const MIGRATIONS: [&str; FORMAT as usize] = [include_str!("schema.sql"), include_str!("nodes.sql")];
+const MIGRATIONS: [&str; FORMAT as usize] = [
+    include_str!("schema.sql"),
+    include_str!("outbox.sql"),
+    include_str!("nodes.sql"),
+];
 
 /// Of all replicas only one migrates; the number means nothing.
 const MIGRATION_LOCK: i64 = 0x4453_5054;

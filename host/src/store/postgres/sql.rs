@@ -48,6 +48,13 @@ macro_rules! conversation_columns {
     };
 }
 
+macro_rules! delivery_columns {
+    () => {
+        "d.endpoint, d.turn, d.conversation, d.seq, d.tries, d.state, d.owner_node, d.owner_boot, \
+         d.owner_incarnation, d.due_at, d.forget_at"
+    };
+}
+
 statements! {
     NOW = "SELECT (extract(epoch FROM now()) * 1000)::bigint, pg_backend_pid()::bigint";
 
@@ -168,6 +175,30 @@ statements! {
         WHERE turn = $1 ORDER BY n";
     DROP_SEGMENTS = "DELETE FROM segments WHERE turn = $1";
 
+    DELIVERY_LOCKED = concat!("SELECT ", delivery_columns!(), " FROM outbox d \
+        WHERE d.endpoint = $1 AND d.turn = $2 FOR NO KEY UPDATE");
+    PUT_DELIVERY = "INSERT INTO outbox (endpoint, turn, conversation, seq, tries, state, holds, owner_node, \
+        owner_boot, owner_incarnation, due_at, forget_at) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (endpoint, turn) \
+        DO UPDATE SET tries = excluded.tries, state = excluded.state, holds = excluded.holds, \
+        owner_node = excluded.owner_node, owner_boot = excluded.owner_boot, \
+        owner_incarnation = excluded.owner_incarnation, due_at = excluded.due_at, \
+        forget_at = excluded.forget_at";
+    /// Who waits here for another replica finds that it was second, and is repeated.
+    DUE_DELIVERIES = concat!("SELECT ", delivery_columns!(), " FROM outbox d \
+        WHERE d.state = 0 AND d.endpoint = $1 AND d.due_at <= $2 \
+        AND NOT EXISTS (SELECT 1 FROM outbox e WHERE e.holds = 1 \
+        AND e.endpoint = $1 AND e.conversation = d.conversation AND e.seq < d.seq) \
+        ORDER BY d.due_at, d.conversation, d.seq LIMIT $3 FOR NO KEY UPDATE OF d");
+    NEXT_DELIVERY_DUE = "SELECT MIN(due_at) FROM outbox WHERE state = 0 AND endpoint = $1 AND due_at > $2";
+    TAKEN_DELIVERIES = concat!("SELECT ", delivery_columns!(), " FROM outbox d \
+        WHERE d.state = 0 AND d.owner_node = $1 ORDER BY d.endpoint, d.turn");
+    FORGET_DELIVERIES = "DELETE FROM outbox WHERE ctid = ANY(ARRAY(SELECT ctid FROM outbox \
+        WHERE forget_at <= $1 ORDER BY forget_at, endpoint, turn LIMIT $2 FOR UPDATE SKIP LOCKED))";
+    PUT_ENDPOINT = "INSERT INTO endpoints (id, wanted) VALUES ($1, $2) ON CONFLICT (id) \
+        DO UPDATE SET wanted = excluded.wanted";
+    DROP_ENDPOINT = "DELETE FROM endpoints WHERE id = $1";
+
     OPEN_TURNS_VIEW = concat!("SELECT ", turn_columns!(), " FROM turns t WHERE t.conversation = $1 \
         AND t.state <> 4 ORDER BY t.ordinal");
 }
@@ -180,6 +211,8 @@ pub(super) const PROVIDERS: &str = "SELECT id, version, stream_limit, configured
 /// As many rows as replicas there ever were.
 pub(super) const REPLICAS: &str = "SELECT node, boot, incarnation, version, started_at, seen_at, serving \
     FROM replicas ORDER BY node";
+/// As many rows as endpoints are configured.
+pub(super) const ENDPOINTS: &str = "SELECT id, wanted FROM endpoints ORDER BY id";
 /// Everything, for comparisons and inspection only.
 pub(super) const DUMP_TURNS: &str = concat!("SELECT ", turn_columns!(), " FROM turns t");
 

@@ -10,18 +10,17 @@ use std::sync::Arc;
 
 use dispatch_core::admission::Head;
 use dispatch_core::event::AgentEvent;
-use dispatch_core::ids::{ConversationId, ProviderId, Seq, Slug, TurnId};
+use dispatch_core::ids::{ConversationId, EndpointId, ProviderId, Slug, TurnId};
 use dispatch_core::store::{
     CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, ReplicaRow, Segment, TurnRow, Tx, Verb,
     WorkspaceRow,
 };
 use dispatch_core::time::Timestamp;
+use dispatch_core::webhook::{DeliveryRow, EndpointRow};
 
 use super::super::LogHead;
 use super::super::cells::{self, Cell, Fault, at, count, flag, name, ordered, small, text};
 use super::super::columns::Columns;
-use super::super::dump::Tables;
-use super::super::read::Reads;
 use super::census::Census;
 use super::locks::{ForWorkspace, Locks};
 use super::sql;
@@ -106,6 +105,7 @@ impl<'w> PgTx<'w> {
         now: Option<Timestamp>,
     ) -> Result<PgTx<'w>, Fault> {
         let begin = match locks.turns {
+            true if locks.one_moment => "BEGIN ISOLATION LEVEL REPEATABLE READ",
             true => "BEGIN ISOLATION LEVEL READ COMMITTED",
             false => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
         };
@@ -170,7 +170,7 @@ impl<'w> PgTx<'w> {
         self.wire.write(sql, params(cells))
     }
 
-    fn many<'a, T>(
+    pub(super) fn many<'a, T>(
         &mut self,
         sql: &'static str,
         cells: impl IntoIterator<Item = Cell<'a>>,
@@ -188,7 +188,7 @@ impl<'w> PgTx<'w> {
         Ok(self.many(sql, cells, read)?.into_iter().next())
     }
 
-    fn number<'a>(
+    pub(super) fn number<'a>(
         &mut self,
         sql: &'static str,
         cells: impl IntoIterator<Item = Cell<'a>>,
@@ -540,57 +540,59 @@ impl Tx for PgTx<'_> {
     fn drop_segments(&mut self, turn: TurnId) -> Result<(), Fault> {
         self.write(sql::DROP_SEGMENTS, [cells::turn_id(turn)])
     }
-}
 
-impl Reads for PgTx<'_> {
-    fn events_after(
-        &mut self,
-        id: &ConversationId,
-        after: Seq,
-        limit: usize,
-    ) -> Result<Vec<AgentEvent>, Fault> {
-        let cells = [name(id.as_str()), ordered(after), count(limit)];
-        self.many(sql::EVENTS_AFTER, cells, |mut row| row.event_or_stand_in())
+    fn endpoints(&mut self) -> Result<Vec<EndpointRow>, Fault> {
+        self.many(sql::ENDPOINTS, [], |mut row| row.endpoint())
     }
 
-    fn open_rows_of(&mut self, id: &ConversationId) -> Result<Vec<TurnRow>, Fault> {
-        self.many(sql::OPEN_TURNS_VIEW, [name(id.as_str())], |mut row| {
-            row.turn()
+    fn put_endpoint(&mut self, row: &EndpointRow) -> Result<(), Fault> {
+        self.write(sql::PUT_ENDPOINT, cells::endpoint(row))
+    }
+
+    fn drop_endpoint(&mut self, id: &EndpointId) -> Result<(), Fault> {
+        self.write(sql::DROP_ENDPOINT, [name(id.as_str())])
+    }
+
+    fn delivery(
+        &mut self,
+        endpoint: &EndpointId,
+        turn: TurnId,
+    ) -> Result<Option<DeliveryRow>, Fault> {
+        let cells = [name(endpoint.as_str()), cells::turn_id(turn)];
+        self.one(sql::DELIVERY_LOCKED, cells, |mut row| row.delivery())
+    }
+
+    fn put_delivery(&mut self, row: &DeliveryRow) -> Result<(), Fault> {
+        self.write(sql::PUT_DELIVERY, cells::delivery(row))
+    }
+
+    fn due_deliveries(
+        &mut self,
+        endpoint: &EndpointId,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<DeliveryRow>, Fault> {
+        let cells = [name(endpoint.as_str()), at(now), count(limit)];
+        self.many(sql::DUE_DELIVERIES, cells, |mut row| row.delivery())
+    }
+
+    fn next_delivery_due(
+        &mut self,
+        endpoint: &EndpointId,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, Fault> {
+        let cells = [name(endpoint.as_str()), at(now)];
+        let due = self.one(sql::NEXT_DELIVERY_DUE, cells, |mut row| row.opt_at())?;
+        Ok(due.flatten())
+    }
+
+    fn taken_deliveries(&mut self, node: &str) -> Result<Vec<DeliveryRow>, Fault> {
+        self.many(sql::TAKEN_DELIVERIES, [name(node)], |mut row| {
+            row.delivery()
         })
     }
 
-    fn provider_rows(&mut self) -> Result<Vec<ProviderRow>, Fault> {
-        self.many(sql::PROVIDERS, [], |mut row| row.provider())
-    }
-
-    fn parked(&mut self, row: &ProviderRow) -> Result<u64, Fault> {
-        self.number(sql::PARKED, [name(row.id.as_str())])
-    }
-
-    fn ahead(
-        &mut self,
-        row: &TurnRow,
-        waiting: bool,
-        unstarred: bool,
-        before: [Cell<'static>; 2],
-    ) -> Result<u64, Fault> {
-        let [started_at, seq] = before;
-        let provider = name(row.provider.as_str());
-        let cells = [provider, flag(waiting), flag(unstarred), started_at, seq];
-        self.number(sql::AHEAD, cells)
-    }
-}
-
-impl Tables for PgTx<'_> {
-    fn all<T>(
-        &mut self,
-        select: &'static str,
-        read: impl Fn(Columns<'_>) -> Result<T, Fault>,
-    ) -> Result<Vec<T>, Fault> {
-        self.many(select, [], read)
-    }
-
-    fn all_turns(&mut self) -> Result<Vec<TurnRow>, Fault> {
-        self.many(sql::DUMP_TURNS, [], |mut row| row.turn())
+    fn forget_deliveries(&mut self, now: Timestamp, limit: usize) -> Result<(), Fault> {
+        self.write(sql::FORGET_DELIVERIES, [at(now), count(limit)])
     }
 }

@@ -1,4 +1,4 @@
--- Replicas, and turns that can go on at one of them only.
+-- Format 3: replicas, and turns that can go on at one of them only.
 
 CREATE TABLE replicas (
     node        TEXT PRIMARY KEY,

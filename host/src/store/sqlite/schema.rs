@@ -16,7 +16,11 @@ use super::lock::LockError;
 const APPLICATION_ID: i64 = 0x4453_5054;
 
 /// Migration `n` leads from format `n` to `n + 1`.
-const MIGRATIONS: [&str; FORMAT as usize] = [include_str!("schema.sql"), include_str!("nodes.sql")];
+const MIGRATIONS: [&str; FORMAT as usize] = [
+    include_str!("schema.sql"),
+    include_str!("outbox.sql"),
+    include_str!("nodes.sql"),
+];
 
 /// How long a statement waits for another program that has the file locked.
 const BUSY: Duration = Duration::from_secs(5);

@@ -97,6 +97,7 @@ fn boot() -> Verb {
         },
         seal: None,
         version: "1".into(),
+        webhooks: Vec::new(),
     })
 }
 

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use dispatch_core::admission::Head;
 use dispatch_core::event::AgentEvent;
-use dispatch_core::ids::{ConversationId, ProviderId, Seq, Slug, TurnId};
+use dispatch_core::ids::{ConversationId, EndpointId, ProviderId, Seq, Slug, TurnId};
 use dispatch_core::store::{
     CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, ReplicaRow, Segment, TurnRow, Tx,
     WorkspaceRow,
 };
 use dispatch_core::time::Timestamp;
+use dispatch_core::webhook::{DeliveryRow, EndpointRow};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ToSql, params_from_iter};
 
@@ -346,6 +347,65 @@ impl Tx for SqlTx<'_> {
 
     fn drop_segments(&mut self, turn: TurnId) -> Result<(), Fault> {
         self.write(sql::DROP_SEGMENTS, [cells::turn_id(turn)])?;
+        Ok(())
+    }
+
+    fn endpoints(&mut self) -> Result<Vec<EndpointRow>, Fault> {
+        self.many(sql::ENDPOINTS, [], |mut row| row.endpoint())
+    }
+
+    fn put_endpoint(&mut self, row: &EndpointRow) -> Result<(), Fault> {
+        self.write(sql::PUT_ENDPOINT, cells::endpoint(row))?;
+        Ok(())
+    }
+
+    fn drop_endpoint(&mut self, id: &EndpointId) -> Result<(), Fault> {
+        self.write(sql::DROP_ENDPOINT, [name(id.as_str())])?;
+        Ok(())
+    }
+
+    fn delivery(
+        &mut self,
+        endpoint: &EndpointId,
+        turn: TurnId,
+    ) -> Result<Option<DeliveryRow>, Fault> {
+        let cells = [name(endpoint.as_str()), cells::turn_id(turn)];
+        self.one(sql::DELIVERY, cells, |mut row| row.delivery())
+    }
+
+    fn put_delivery(&mut self, row: &DeliveryRow) -> Result<(), Fault> {
+        self.write(sql::PUT_DELIVERY, cells::delivery(row))?;
+        Ok(())
+    }
+
+    fn due_deliveries(
+        &mut self,
+        endpoint: &EndpointId,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<DeliveryRow>, Fault> {
+        let cells = [name(endpoint.as_str()), at(now), count(limit)];
+        self.many(sql::DUE_DELIVERIES, cells, |mut row| row.delivery())
+    }
+
+    fn next_delivery_due(
+        &mut self,
+        endpoint: &EndpointId,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, Fault> {
+        let cells = [name(endpoint.as_str()), at(now)];
+        let due = self.one(sql::NEXT_DELIVERY_DUE, cells, |mut row| row.opt_at())?;
+        Ok(due.flatten())
+    }
+
+    fn taken_deliveries(&mut self, node: &str) -> Result<Vec<DeliveryRow>, Fault> {
+        self.many(sql::TAKEN_DELIVERIES, [name(node)], |mut row| {
+            row.delivery()
+        })
+    }
+
+    fn forget_deliveries(&mut self, now: Timestamp, limit: usize) -> Result<(), Fault> {
+        self.write(sql::FORGET_DELIVERIES, [at(now), count(limit)])?;
         Ok(())
     }
 }

@@ -203,6 +203,9 @@ impl World {
             }
             Effect::Publish { event } => self.check_published(&event),
             Effect::Answer { id, answer } => self.answered(id, &answer),
+            Effect::Deliver { .. } | Effect::CancelDelivery { .. } => {
+                unreachable!("nobody is to be told")
+            }
             Effect::Wake { .. } | Effect::Trace { .. } | Effect::Ready { .. } => {}
             Effect::Drained => {
                 assert!(
@@ -541,6 +544,7 @@ fn ended_by(input: &Input) -> [Option<EffectId>; 3] {
         | Input::ProviderBytes { .. }
         | Input::ToolOutput { .. }
         | Input::Adopted { .. }
+        | Input::DeliveryDone { .. }
         | Input::Shutdown => [None; 3],
     }
 }

@@ -11,11 +11,12 @@ use std::rc::Rc;
 
 use dispatch_core::admission::{AdmissionView, Gate, Head, WaiterKey};
 use dispatch_core::event::{AgentEvent, Chunk, ChunkKind, EventBody};
-use dispatch_core::ids::{ConversationId, Epoch, Owner, ProviderId, TurnId};
+use dispatch_core::ids::{ConversationId, EndpointId, Epoch, Owner, ProviderId, TurnId};
 use dispatch_core::io::{Answer, ToolEnd};
 use dispatch_core::store::{ApplyGrants, Granted, Receipt, Rejection, TurnRow, TurnState};
 use dispatch_core::time::Timestamp;
 use dispatch_core::transcript::Usage;
+use dispatch_core::webhook::{Delivery, EndpointRow, Wanted};
 
 use super::{Breach, Oracle, Terms, all};
 use crate::fact::{Cause, Fact, Leftovers, Life, Moment, Request, Waiting};
@@ -32,6 +33,10 @@ fn terms() -> Rc<Terms> {
         retry_budget_ms: 8 * 3_600_000,
         step_limit_bytes: 1_000,
         step_limit: 2,
+        endpoints: vec![EndpointRow {
+            id: hook(),
+            wanted: Wanted::ALL,
+        }],
     })
 }
 
@@ -77,6 +82,10 @@ fn published(event: &AgentEvent, decided_at_ms: u64) -> Fact<'_> {
         event,
         decided_at: Timestamp(decided_at_ms),
     }
+}
+
+fn hook() -> EndpointId {
+    "hook-0".try_into().unwrap()
 }
 
 fn talk() -> ConversationId {

@@ -284,3 +284,44 @@ fn t13_tokens_that_do_not_add_up_are_objected_to() {
 fn a_panic_that_nobody_made_happen_is_objected_to() {
     Court::of("no-panic").objects(Fact::Burst { message: "oh" });
 }
+
+fn delivery(turn: u128, seq: u64, tries: u32) -> Delivery {
+    Delivery {
+        endpoint: hook(),
+        turn: TurnId(turn),
+        conversation: talk(),
+        seq,
+        tries,
+    }
+}
+
+#[test]
+fn c7_told_wants_every_end_told_or_given_up_after_thirty_tries() {
+    let ended = |court: &mut Court| court.agrees(Fact::Logged(&event(2, 7, 1, done())));
+    let rests = Leftovers::default();
+    fn posted(delivery: &Delivery, is_taken: bool) -> Fact<'_> {
+        Fact::Posted { delivery, is_taken }
+    }
+
+    let mut court = Court::of("told");
+    ended(&mut court);
+    court.objects(finished(&rests, &[]));
+
+    let mut court = Court::of("told");
+    ended(&mut court);
+    court.agrees(posted(&delivery(7, 2, 1), false));
+    court.agrees(posted(&delivery(7, 2, 2), true));
+    court.agrees(posted(&delivery(7, 2, 3), true));
+    court.agrees(finished(&rests, &[]));
+
+    let mut court = Court::of("told");
+    ended(&mut court);
+    court.objects(posted(&delivery(7, 1, 1), true));
+    court.objects(posted(&delivery(8, 2, 1), true));
+    court.objects(posted(&delivery(7, 2, 31), false));
+    let early = delivery(7, 2, 29);
+    court.objects(Fact::GivenUp { delivery: &early });
+    let in_time = delivery(7, 2, 30);
+    court.agrees(Fact::GivenUp { delivery: &in_time });
+    court.agrees(finished(&rests, &[]));
+}
