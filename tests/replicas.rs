@@ -5,24 +5,37 @@
 
 mod support;
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
 use support::client::{Receipt, Screen, receipt};
 use support::postgres::{Cluster, shared};
 use support::process::{Provider, Server};
 use support::stream::EventExt;
-use support::{config, until_true};
+use support::{config, end_commands, is_alive, lines, until_true};
 
 /// Replicas of one house; the first is `servers[0]`.
 struct Replicas {
     provider: Provider,
     servers: Vec<Server>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
+}
+
+impl Drop for Replicas {
+    fn drop(&mut self) {
+        end_commands(self.dir.path());
+    }
 }
 
 impl Replicas {
     /// `None` where PostgreSQL is missing.
     fn new(count: usize) -> Option<Replicas> {
+        Replicas::with_patience(count, 600)
+    }
+
+    /// For nodes that are away so long their turns are waited for.
+    fn with_patience(count: usize, node_patience_s: u64) -> Option<Replicas> {
         let cluster: &Cluster = shared()?;
         let url = cluster.database();
         let dir = tempfile::tempdir().unwrap();
@@ -30,6 +43,7 @@ impl Replicas {
         let config = [
             config::retry(&[1], 20),
             "[server]\ndrain_s = 1\n[liveness]\nlease_s = 3\nrenew_s = 1\nsweep_s = 1\n".to_owned(),
+            format!("node_patience_s = {node_patience_s}\n"),
             config::provider("mock", &provider.base_url(), 8),
         ]
         .concat();
@@ -40,13 +54,35 @@ impl Replicas {
         Some(Replicas {
             servers: (0..count).map(server).collect(),
             provider,
-            _dir: dir,
+            dir,
         })
     }
 
     fn submit(&self, to: usize, conversation: &str, script: &Value) -> Receipt {
         let message = format!("{conversation} script: {script}");
         self.servers[to].submit(&json!({ "conversationId": conversation, "message": message }))
+    }
+
+    /// As that replica shows them, in the order of their names.
+    fn states(&self, at: usize) -> Vec<String> {
+        let shown = self.servers[at].get("/replicas").expect(200);
+        let all = shown["replicas"].as_array().unwrap().clone();
+        all.iter().map(|one| one["state"].to_string()).collect()
+    }
+
+    /// A turn whose command waits for a file, and has begun to.
+    fn with_command(&self, to: usize, conversation: &str) -> (Receipt, PathBuf, PathBuf) {
+        let file = |kind: &str| self.dir.path().join(format!("{conversation}.{kind}"));
+        let (ran, gate) = (file("ran"), file("gate"));
+        let command = format!(
+            "echo $$ >> {}; while [ ! -e {} ]; do sleep 0.02; done; echo passed",
+            ran.display(),
+            gate.display()
+        );
+        let call = json!({ "tool_call": { "name": "bash", "arguments": { "command": command } } });
+        let receipt = self.submit(to, conversation, &json!([call, "It is done."]));
+        until_true("the command runs", || !lines(&ran).is_empty());
+        (receipt, ran, gate)
     }
 
     /// A client of that replica sees the whole turn: log, text and end.
@@ -148,5 +184,85 @@ fn l8_l9_a_rolling_restart_costs_no_turn_and_shows_no_error() {
     }
     for receipt in &receipts {
         replicas.sees_it_through(0, receipt, "eins zwei drei vier fünf");
+    }
+}
+
+/// Which replica runs a turn's command: the one whose data directory has its run.
+fn home_of(replicas: &Replicas, receipt: &Receipt) -> usize {
+    let has_run = |n: &usize| {
+        let data = replicas.dir.path().join(format!("replica-{n}"));
+        data.join("runs").join(&receipt.turn).exists()
+    };
+    (0..replicas.servers.len()).find(has_run).unwrap()
+}
+
+#[test]
+fn l9_l10_a_turn_whose_command_runs_waits_for_its_node_and_goes_on_there() {
+    let Some(mut replicas) = Replicas::new(2) else {
+        return;
+    };
+    let (receipt, ran, gate) = replicas.with_command(0, "home");
+    let home = home_of(&replicas, &receipt);
+    let other = 1 - home;
+    replicas.servers[home].kill();
+    until_true("its node is away", || {
+        let states = replicas.states(other);
+        states.contains(&"\"away\"".to_owned())
+    });
+    // What is bound elsewhere is in nobody's way.
+    let free = replicas.submit(other, "free", &json!(["Nothing holds me."]));
+    replicas.sees_it_through(other, &free, "Nothing holds me.");
+    replicas.servers[other].turn_is(&receipt.turn, "parked");
+    replicas.servers[home].restart();
+    replicas.servers[other].turn_is(&receipt.turn, "tools");
+    std::fs::write(&gate, "").unwrap();
+    let events = replicas.servers[other].outcome(&receipt);
+    let result = events.iter().find(|event| event.kind() == "tool-result");
+    let result = result.unwrap();
+    assert_eq!(result["ok"], true, "{result}");
+    assert_eq!(result.text("output").trim(), "passed");
+    assert_eq!(events.last().unwrap().kind(), "done", "{events:#?}");
+    assert_eq!(lines(&ran).len(), 1);
+}
+
+#[test]
+fn l9_a_turn_is_given_up_when_its_node_stays_away() {
+    let Some(mut replicas) = Replicas::with_patience(2, 5) else {
+        return;
+    };
+    let (receipt, ran, gate) = replicas.with_command(0, "lost");
+    let home = home_of(&replicas, &receipt);
+    replicas.servers[home].kill();
+    let events = replicas.servers[1 - home].outcome(&receipt);
+    let end = events.last().unwrap();
+    assert_eq!((end.kind(), end.text("code")), ("error", "node-lost"));
+    // Nobody will adopt its command: back, its node ends it.
+    replicas.servers[home].restart();
+    let pid: u32 = lines(&ran)[0].parse().unwrap();
+    until_true("its command is dead", || !is_alive(pid));
+    assert!(!gate.exists());
+}
+
+#[test]
+fn l8_l9_a_rolling_restart_leaves_commands_running_and_adopts_them() {
+    let Some(mut replicas) = Replicas::new(2) else {
+        return;
+    };
+    let begun: Vec<_> = (0..4)
+        .map(|n| replicas.with_command(n % 2, &format!("left-{n}")))
+        .collect();
+    for n in 0..2 {
+        assert!(replicas.servers[n].terminate().success());
+        replicas.servers[n].restart();
+    }
+    for (_, _, gate) in &begun {
+        std::fs::write(gate, "").unwrap();
+    }
+    for (receipt, ran, _) in &begun {
+        let events = replicas.servers[0].outcome(receipt);
+        let result = events.iter().find(|event| event.kind() == "tool-result");
+        assert_eq!(result.unwrap()["ok"], true, "{events:#?}");
+        assert_eq!(events.last().unwrap().kind(), "done", "{events:#?}");
+        assert_eq!(lines(ran).len(), 1);
     }
 }

@@ -3,6 +3,8 @@
 // The lint's exemption for tests does not reach the functions beside them.
 #![allow(clippy::unwrap_used)]
 
+#[path = "store_conformance/audit.rs"]
+mod audit;
 #[path = "store_conformance/crowd.rs"]
 mod crowd;
 #[path = "store_conformance/durable.rs"]

@@ -38,6 +38,8 @@ pub enum Wake {
     RenewDue,
     /// Lapsed leases are to be swept.
     SweepDue,
+    /// Markers and turns are to be compared.
+    AuditDue,
     /// Abort requests are to be read.
     RequestsDue,
     /// Open steps are to be checkpointed.
@@ -120,6 +122,7 @@ pub(crate) enum Purpose {
     Renew,
     Requests,
     Sweep,
+    Audit,
     Checkpoint,
     Runs,
     Outbox,

@@ -217,6 +217,7 @@ pub struct Liveness {
     pub lease_s: u64,
     pub renew_s: u64,
     pub sweep_s: u64,
+    pub node_patience_s: u64,
 }
 
 impl Default for Liveness {
@@ -225,6 +226,7 @@ impl Default for Liveness {
             lease_s: 60,
             renew_s: 20,
             sweep_s: 15,
+            node_patience_s: 600,
         }
     }
 }
@@ -379,6 +381,7 @@ impl Settings {
             // A short lease leaves no room for the documented margin.
             fence_margin_ms: config.lease.fence_margin_ms.min(lease_ms / 6),
         };
+        config.node_patience_ms = ms(self.liveness.node_patience_s);
         config.retry = core::RetryTerms {
             schedule_ms: self.retry.schedule_s.iter().map(|s| ms(*s)).collect(),
             budget_ms: ms(self.retry.budget_s),

@@ -79,7 +79,7 @@ impl Point {
 }
 
 /// The verbs that come by: all of them, in the order of `Verb::name`.
-pub const VERBS: [&str; 23] = [
+pub const VERBS: [&str; 24] = [
     "boot",
     "accept",
     "admission-view",
@@ -97,6 +97,7 @@ pub const VERBS: [&str; 23] = [
     "renew",
     "requests",
     "sweep-one",
+    "audit",
     "ended",
     "put-workspace",
     "star",

@@ -127,7 +127,7 @@ fn l2_on_postgres_a_verb_asked_again_after_a_lost_outcome_lands_once() {
 #[test]
 fn l2_on_postgres_links_and_sessions_may_be_cut_anywhere() {
     let mut lost = Lost::new();
-    for seed in 200..202 {
+    for seed in 200..205 {
         let Some(mut store) = Linked::new(PostgresOptions::default()) else {
             return;
         };

@@ -442,8 +442,9 @@ impl Ops {
             .filter_map(|_| self.owned_turn(model))
             .map(|(_, fence)| fence)
             .collect();
-        match self.below(3) {
+        match self.below(4) {
             0 => Verb::Requests { turns },
+            3 => Verb::Audit,
             1 => Verb::Ended {
                 turns: turns.iter().map(|fence| fence.turn).collect(),
             },

@@ -361,7 +361,7 @@ fn c7_a_postgresql_database_of_format_1_opens_with_its_rows_and_is_told_of_from_
     goes_on(&mut Postgres::at(&url, PostgresOptions::default()));
     let format = cluster.psql(name.unwrap(), "SELECT format, oldest FROM dispatch.meta");
     assert!(
-        format.unwrap().contains("2|1"),
+        format.unwrap().contains("3|1"),
         "it serves builds of format 1"
     );
 }

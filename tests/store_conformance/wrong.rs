@@ -158,6 +158,7 @@ impl Tx for Wrong {
         fn terminal_event(&mut self, turn: TurnId) -> Option<AgentEvent>;
         fn start_seq(&mut self, turn: TurnId) -> Option<u64>;
         fn put_marker(&mut self, turn: TurnId) -> ();
+        fn misfits(&mut self, limit: usize) -> Vec<TurnId>;
         fn put_item(&mut self, row: &ItemRow) -> ();
         fn items(&mut self, id: &ConversationId, up_to: u64) -> Vec<ItemRow>;
         fn put_call(&mut self, row: &CallRow) -> ();

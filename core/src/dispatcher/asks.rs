@@ -98,7 +98,7 @@ impl Dispatcher {
             Purpose::Outbox => self.outbox_unread(),
             Purpose::Delivery(..) => self.delivery_unsettled(ask),
             // The next round asks anew.
-            Purpose::Requests | Purpose::Sweep | Purpose::Runs => {}
+            Purpose::Requests | Purpose::Sweep | Purpose::Runs | Purpose::Audit => {}
         }
     }
 
@@ -117,6 +117,7 @@ impl Dispatcher {
             Purpose::Requests => self.requests_read(reply),
             Purpose::Sweep => self.swept(reply),
             Purpose::Runs => self.unattended_judged(reply),
+            Purpose::Audit => self.audited(reply),
             Purpose::Checkpoint => self.checkpointed(ask.verb, reply),
             Purpose::Outbox => self.outbox_read(reply),
             Purpose::Delivery(..) => self.delivery_settled(ask.verb, reply),

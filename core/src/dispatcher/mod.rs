@@ -2,6 +2,7 @@
 //! input to the one that it concerns.
 
 mod asks;
+mod audit;
 mod commands;
 mod deliveries;
 mod lines;
@@ -290,6 +291,7 @@ impl Dispatcher {
             Wake::RequestsDue => self.read_requests(),
             Wake::CheckpointDue => self.checkpoint(),
             Wake::DrainDue => self.hand_over_rest(),
+            Wake::AuditDue => self.audit(),
             Wake::OutboxDue => self.look_into_outbox(),
             Wake::DeliveryDue(endpoint, turn) => self.delivery_due(endpoint, turn),
         }

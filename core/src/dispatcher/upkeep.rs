@@ -20,6 +20,10 @@ impl Dispatcher {
             .timers
             .arm_by(Wake::RenewDue, self.now.mono + lease.renew_ms);
         self.kit.timers.arm_by(Wake::SweepDue, self.now.mono + 1);
+        // After those that wait have had a moment to go on.
+        self.kit
+            .timers
+            .arm_by(Wake::AuditDue, self.now.mono + 1_000);
         self.look_into_outbox_soon();
     }
 

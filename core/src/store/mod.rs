@@ -6,6 +6,7 @@
 //! from maps and is the specification that every real store is held against.
 
 mod accept;
+mod audit;
 mod elect;
 mod grant;
 mod model;
@@ -18,7 +19,9 @@ mod tx;
 mod verb;
 mod workspace;
 
+pub(crate) use audit::AUDIT_AT_ONCE;
 pub use model::Model;
+pub use outbox::{TakeDeliveries, WantedDeliveries};
 pub use rows::*;
 pub use tx::Tx;
 pub use verb::*;
@@ -60,6 +63,7 @@ pub fn apply<T: Tx>(tx: &mut T, verb: &Verb) -> Result<Reply, T::Error> {
         } => sweep::renew(tx, owner, turns, *lease_ms, *serving),
         Verb::Requests { turns } => sweep::requests(tx, turns),
         Verb::SweepOne { policy } => sweep::sweep_one(tx, policy),
+        Verb::Audit => audit::audit(tx),
         Verb::Ended { turns } => sweep::ended(tx, turns),
         Verb::PutWorkspace { slug, title, cwd } => {
             workspace::put(tx, slug, title.as_deref(), cwd.as_deref())

@@ -333,6 +333,16 @@ impl Tx for Model {
         Ok(self.markers.remove(&turn))
     }
 
+    fn misfits(&mut self, limit: usize) -> Result<Vec<TurnId>, Infallible> {
+        let open = self
+            .turns
+            .values()
+            .filter(|row| row.state != TurnState::Ended);
+        let open: BTreeSet<TurnId> = open.map(|row| row.turn).collect();
+        let misfits = open.symmetric_difference(&self.markers);
+        Ok(misfits.copied().take(limit).collect())
+    }
+
     fn put_item(&mut self, row: &ItemRow) -> Result<(), Infallible> {
         self.items
             .insert((row.conversation.clone(), row.ordinal, row.n), row.clone());

@@ -3,9 +3,10 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
 
 use super::tx::Tx;
-use super::verb::{Reply, TakeDeliveries, WantedDeliveries};
+use super::verb::Reply;
 use crate::event::AgentEvent;
 use crate::ids::{EndpointId, Owner, TurnId};
 use crate::time::Timestamp;
@@ -13,6 +14,28 @@ use crate::webhook::{
     DELIVERED_KEPT_MS, Delivery, DeliveryRow, DeliveryState, EndpointRow, FAILED_KEPT_MS, TRIES,
     Tried, delay_for,
 };
+
+/// What a replica can try of the deliveries that are due.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeDeliveries {
+    /// Who asks.
+    pub owner: Owner,
+    /// The endpoints that it can reach.
+    pub wants: Vec<WantedDeliveries>,
+    /// What it has taken and not settled, as far as it knows.
+    pub holding: Vec<(EndpointId, TurnId)>,
+}
+
+/// How much of one endpoint's deliveries a replica can try.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedDeliveries {
+    /// Which endpoint.
+    pub endpoint: EndpointId,
+    /// With those that it has under way already.
+    pub at_once: u32,
+    /// Nobody else tries them for so long.
+    pub lease_ms: u64,
+}
 
 /// Rows that one verb forgets at most.
 const FORGET_AT_ONCE: usize = 256;

@@ -124,6 +124,10 @@ pub trait Tx {
     /// Deletes the marker; `false` when there was none: the election is lost.
     fn take_marker(&mut self, turn: TurnId) -> Result<bool, Self::Error>;
 
+    /// Turns without a terminal event and without a marker, and markers of turns
+    /// that have one or are not known; by id, `limit` at most.
+    fn misfits(&mut self, limit: usize) -> Result<Vec<TurnId>, Self::Error>;
+
     /// Appends an item to a transcript.
     fn put_item(&mut self, row: &ItemRow) -> Result<(), Self::Error>;
     /// A transcript up to and including the turn of that ordinal, by ordinal, then `n`.

@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
+use super::outbox::TakeDeliveries;
 use super::rows::{AbortRequest, CallRow, Failure, RetryState, Segment, TurnRow};
 use crate::admission::{AdmissionView, Grant};
 use crate::event::AgentEvent;
@@ -124,6 +125,8 @@ pub enum Verb {
         /// What to do with it.
         policy: SweepPolicy,
     },
+    /// Puts right markers that do not fit their turns, some at once. -> `Audited`
+    Audit,
     /// Which of these turns have their terminal event, or are not known. -> `AreEnded`
     Ended {
         /// Which.
@@ -188,6 +191,7 @@ impl Verb {
             Verb::Renew { .. } => "renew",
             Verb::Requests { .. } => "requests",
             Verb::SweepOne { .. } => "sweep-one",
+            Verb::Audit => "audit",
             Verb::Ended { .. } => "ended",
             Verb::PutWorkspace { .. } => "put-workspace",
             Verb::Star { .. } => "star",
@@ -224,28 +228,6 @@ pub struct Boot {
     pub version: String,
     /// The endpoints of its configuration: who is told of ends from now on (C7).
     pub webhooks: Vec<EndpointRow>,
-}
-
-/// What a replica can try of the deliveries that are due.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TakeDeliveries {
-    /// Who asks.
-    pub owner: Owner,
-    /// The endpoints that it can reach.
-    pub wants: Vec<WantedDeliveries>,
-    /// What it has taken and not settled, as far as it knows.
-    pub holding: Vec<(EndpointId, TurnId)>,
-}
-
-/// How much of one endpoint's deliveries a replica can try.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WantedDeliveries {
-    /// Which endpoint.
-    pub endpoint: EndpointId,
-    /// With those that it has under way already.
-    pub at_once: u32,
-    /// Nobody else tries them for so long.
-    pub lease_ms: u64,
 }
 
 /// What the configuration says of a provider's line.
@@ -476,6 +458,13 @@ pub enum Reply {
     },
     /// To `SweepOne`; `None`: nothing has lapsed.
     Swept(Option<Swept>),
+    /// To `Audit`: what was wrong, and is not any more.
+    Audited {
+        /// Open turns that had no marker, and have one now.
+        armed: Vec<TurnId>,
+        /// Turns that are over, or not known, whose marker is gone now.
+        taken: Vec<TurnId>,
+    },
     /// To `Ended`: those that are.
     AreEnded(Vec<TurnId>),
     /// To `PutWorkspace` and `Star`: the row as it is now.

@@ -92,6 +92,7 @@ pub(super) const SECTIONS: &[(&str, Keys)] = &[
             ("lease_s", Kind::Count),
             ("renew_s", Kind::Count),
             ("sweep_s", Kind::Count),
+            ("node_patience_s", Kind::Count),
         ],
     ),
     (

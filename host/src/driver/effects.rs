@@ -174,6 +174,7 @@ fn turn_of_verb(verb: &Verb) -> Option<TurnId> {
         | Verb::Renew { .. }
         | Verb::Requests { .. }
         | Verb::SweepOne { .. }
+        | Verb::Audit
         | Verb::Ended { .. }
         | Verb::PutWorkspace { .. }
         | Verb::Star { .. }

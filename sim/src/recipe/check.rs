@@ -20,7 +20,7 @@ const MOST_MS: u64 = MOST_US / 1_000;
 const LEAST_STORE_US: Us = 200;
 
 /// [`dispatch_core::store::Verb::name`].
-const VERBS: [&str; 23] = [
+const VERBS: [&str; 24] = [
     "boot",
     "accept",
     "admission-view",
@@ -38,6 +38,7 @@ const VERBS: [&str; 23] = [
     "renew",
     "requests",
     "sweep-one",
+    "audit",
     "ended",
     "put-workspace",
     "star",

@@ -270,6 +270,7 @@ impl Builder {
             | Reply::Requests { .. }
             | Reply::Swept(None)
             | Reply::AreEnded(_)
+            | Reply::Audited { .. }
             | Reply::Deliveries { .. }
             | Reply::Settled { .. }
             | Reply::Workspace(_) => &[],
@@ -363,6 +364,7 @@ fn turn_of_wake(wake: &Wake) -> Option<TurnId> {
         | Wake::RequestsDue
         | Wake::CheckpointDue
         | Wake::DrainDue
+        | Wake::AuditDue
         | Wake::OutboxDue => None,
     }
 }

@@ -53,6 +53,7 @@ impl Step {
             | Verb::Renew { .. }
             | Verb::Requests { .. }
             | Verb::SweepOne { .. }
+            | Verb::Audit
             | Verb::Ended { .. }
             | Verb::PutWorkspace { .. }
             | Verb::Star { .. }
@@ -87,6 +88,7 @@ pub(super) fn turn_of(verb: &Verb) -> Option<TurnId> {
         | Verb::Renew { .. }
         | Verb::Requests { .. }
         | Verb::SweepOne { .. }
+        | Verb::Audit
         | Verb::Ended { .. }
         | Verb::PutWorkspace { .. }
         | Verb::Star { .. }
@@ -242,6 +244,7 @@ impl Builder {
             | Reply::Requests { .. }
             | Reply::Swept(None)
             | Reply::AreEnded(_)
+            | Reply::Audited { .. }
             | Reply::Deliveries { .. }
             | Reply::Settled { .. }
             | Reply::Workspace(_) => {}

@@ -64,6 +64,7 @@ fn reply(reply: &Reply) -> String {
         Reply::Requests { aborts, lost } => {
             format!("{} to abort, {} lost", aborts.len(), lost.len())
         }
+        Reply::Audited { armed, taken } => format!("{} put right", armed.len() + taken.len()),
         Reply::AreEnded(turns) => format!("{} ended", turns.len()),
         Reply::Swept(None) => "nothing to sweep".to_owned(),
         Reply::Swept(Some(_)) => "swept one".to_owned(),
@@ -97,6 +98,7 @@ pub(super) fn wake(wake: &Wake) -> &'static str {
         Wake::RequestsDue => "requests-due",
         Wake::CheckpointDue => "checkpoint-due",
         Wake::DrainDue => "drain-due",
+        Wake::AuditDue => "audit-due",
         Wake::OutboxDue => "outbox-due",
         Wake::DeliveryDue(..) => "delivery-due",
     }
@@ -110,6 +112,7 @@ pub(super) fn verb_quiet(verb: &Verb) -> Option<Kind> {
         | Verb::Renew { .. }
         | Verb::Requests { .. }
         | Verb::SweepOne { .. }
+        | Verb::Audit
         | Verb::Ended { .. }
         | Verb::TakeDeliveries(_) => Some(Kind::Poll),
         Verb::Boot(_)
@@ -135,6 +138,7 @@ pub(super) fn verb_quiet(verb: &Verb) -> Option<Kind> {
 pub(super) fn outcome_quiet(verb: &str, outcome: &Outcome) -> Option<Kind> {
     let is_quiet = match outcome {
         Ok(Reply::View(_) | Reply::Renewed(_) | Reply::Swept(None) | Reply::AreEnded(_)) => true,
+        Ok(Reply::Audited { armed, taken }) => armed.is_empty() && taken.is_empty(),
         Ok(Reply::Requests { aborts, lost }) => aborts.is_empty() && lost.is_empty(),
         Ok(Reply::Granted(turns)) => turns.is_empty(),
         Ok(Reply::Deliveries {

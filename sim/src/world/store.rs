@@ -379,6 +379,7 @@ fn fence_of(verb: &Verb) -> Option<Fence> {
         | Verb::Renew { .. }
         | Verb::Requests { .. }
         | Verb::SweepOne { .. }
+        | Verb::Audit
         | Verb::Ended { .. }
         | Verb::PutWorkspace { .. }
         | Verb::Star { .. }

@@ -35,7 +35,12 @@ INSERT INTO outbox SELECT 'e-' || (n % 4 + 1), turn, conversation, n, n % 3,
 ANALYZE;";
 
 /// As many rows as somebody has given names.
-const SMALL: [&str; 3] = ["on providers", "on workspaces", "on endpoints"];
+const SMALL: [&str; 4] = [
+    "on providers",
+    "on workspaces",
+    "on endpoints",
+    "on replicas",
+];
 
 #[test]
 fn no_statement_of_a_verb_or_a_read_scans_a_table_at_a_hundred_thousand_open_turns() {
@@ -53,7 +58,7 @@ fn no_statement_of_a_verb_or_a_read_scans_a_table_at_a_hundred_thousand_open_tur
     cluster.psql(database, FILL).expect("it is filled");
     let mut seen = 0;
     for (name, text) in sql::ALL {
-        let params = (1..=40).take_while(|n| text.contains(&format!("${n}")));
+        let params = (1..=60).take_while(|n| text.contains(&format!("${n}")));
         let nulls = vec!["NULL"; params.count()].join(", ");
         let execute = match nulls.is_empty() {
             true => "EXECUTE q".to_owned(),
@@ -64,8 +69,9 @@ fn no_statement_of_a_verb_or_a_read_scans_a_table_at_a_hundred_thousand_open_tur
              PREPARE q AS {text}; EXPLAIN {execute}"
         );
         let plan = cluster.psql(database, &explain).expect(name);
-        // A star asks for everything in its workspace, which may be everything.
-        if *name == "OPEN_TURNS_IN" {
+        // A star asks for everything in its workspace, which may be everything;
+        // the audit for everything that is open, once an hour.
+        if ["OPEN_TURNS_IN", "MISFITS"].contains(name) {
             continue;
         }
         let scans = plan.lines().filter(|line| line.contains("Seq Scan"));

@@ -4,6 +4,7 @@
 
 #[cfg(planted)]
 mod serial;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +19,6 @@ use dispatch_core::store::{
 use dispatch_core::time::Timestamp;
 use dispatch_core::webhook::{DeliveryRow, EndpointRow};
 
-use super::super::LogHead;
 use super::super::cells::{self, Cell, Fault, at, count, flag, name, ordered, small, text};
 use super::super::columns::Columns;
 use super::census::Census;
@@ -195,36 +195,6 @@ impl<'w> PgTx<'w> {
     ) -> Result<u64, Fault> {
         let number = self.one(sql, cells, |mut row| row.ordered())?;
         Ok(number.unwrap_or(0))
-    }
-
-    /// Moves what has come due into the line of the due ones, some at a time;
-    /// what somebody holds waits for the next time.
-    pub(super) fn notice_due(&mut self) -> Result<(), Fault> {
-        const AT_ONCE: usize = 1_024;
-        let cells = [at(self.now), count(AT_ONCE)];
-        self.write(sql::NOTICE_DUE, cells)
-    }
-
-    /// How far logs go.
-    pub(super) fn heads(&mut self, ids: &[ConversationId]) -> Result<Vec<LogHead>, Fault> {
-        let ids = ids.iter().map(|id| id.as_str().to_owned()).collect();
-        #[cfg(planted)]
-        if dispatch_core::planted!("D23") {
-            return self.heads_by_serial(ids);
-        }
-        let read = |mut row: Columns<'_>| {
-            Ok(LogHead {
-                conversation: row.id()?,
-                last_seq: row.ordered()?,
-                turn: row.opt_turn()?,
-            })
-        };
-        self.wire.rows(sql::HEADS, vec![Param::Names(ids)], read)
-    }
-
-    /// Forgets slots that were left long ago.
-    pub(super) fn forget_releases(&mut self, kept_ms: u64) -> Result<(), Fault> {
-        self.write(sql::FORGET_RELEASES, [at(self.now - kept_ms)])
     }
 
     fn keep(&mut self, (turn, conversation): (TurnRow, ConversationRow)) {
@@ -507,6 +477,10 @@ impl Tx for PgTx<'_> {
         let taken = self.wire.write_now(sql::TAKE_MARKER, cells)?;
         self.markers -= i64::from(taken > 0);
         Ok(taken > 0)
+    }
+
+    fn misfits(&mut self, limit: usize) -> Result<Vec<TurnId>, Fault> {
+        self.many(sql::MISFITS, [count(limit)], |mut row| row.turn_id())
     }
 
     fn put_item(&mut self, row: &ItemRow) -> Result<(), Fault> {

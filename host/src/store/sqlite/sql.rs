@@ -177,6 +177,12 @@ statements! {
         ORDER BY seq LIMIT ?3";
 
     PUT_MARKER = "INSERT OR IGNORE INTO markers (turn) VALUES (?1)";
+    /// Walks the open turns and the markers, which O5 bounds, once an hour.
+    MISFITS = "SELECT t.turn FROM turns t INDEXED BY turns_open WHERE t.state <> 4 \
+        AND NOT EXISTS (SELECT 1 FROM markers m WHERE m.turn = t.turn) \
+        UNION ALL SELECT m.turn FROM markers m \
+        WHERE NOT EXISTS (SELECT 1 FROM turns t WHERE t.turn = m.turn AND t.state <> 4) \
+        ORDER BY 1 LIMIT ?1";
     TAKE_MARKER = "DELETE FROM markers WHERE turn = ?1";
 
     PUT_ITEM = "REPLACE INTO items (conversation, ordinal, n, turn, item) VALUES (?1, ?2, ?3, ?4, ?5)";

@@ -311,6 +311,10 @@ impl Tx for SqlTx<'_> {
         Ok(taken > 0)
     }
 
+    fn misfits(&mut self, limit: usize) -> Result<Vec<TurnId>, Fault> {
+        self.many(sql::MISFITS, [count(limit)], |mut row| row.turn_id())
+    }
+
     fn put_item(&mut self, row: &ItemRow) -> Result<(), Fault> {
         self.write(sql::PUT_ITEM, cells::item(row)?)?;
         Ok(())
