@@ -46,20 +46,25 @@ fn l8_a_terminated_server_ends_its_streams_and_its_turns_go_on_after_a_restart()
 }
 
 #[test]
-fn l10_a_terminated_server_leaves_no_command_behind() {
+fn l8_l10_a_terminated_server_leaves_its_command_to_the_next_one() {
     let mut world = World::new();
     let pids = world.file("pids");
     let at = world.submit("command", &json!([lingering(&pids), "told"]));
     let running = until("the command and its child run", || {
         Some(lines(&pids)).filter(|l| l.len() == 2)
     });
+    let lives = || running.iter().all(|pid| is_alive(pid.parse().unwrap()));
     assert_eq!(world.server.terminate().code(), Some(0));
-    for pid in &running {
-        assert!(!is_alive(pid.parse().unwrap()), "{pid} outlives the server");
-    }
+    assert!(lives(), "a shutdown ends no command");
     world.server.restart();
+    world.server.turn_is(&at.turn, "tools");
+    assert!(lives(), "it is watched on over");
+    world.server.abort(&at);
     let log = world.server.outcome(&at);
-    assert_eq!(log.last().unwrap().kind(), "done", "{log:#?}");
+    assert_eq!(log.last().unwrap().kind(), "aborted", "{log:#?}");
+    for pid in &running {
+        assert!(!is_alive(pid.parse().unwrap()), "{pid} outlives its turn");
+    }
     assert_eq!(lines(&pids), running, "nothing ran twice");
 }
 

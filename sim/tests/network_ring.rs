@@ -72,7 +72,7 @@ mod sound {
             "the stream was cut",
             "the server that streamed this step is gone",
             "Finished(ToolEnd",
-            "Killed {",
+            "found: Running",
             "taken_over: 1",
             "replayed: true",
             "Snapshot {",

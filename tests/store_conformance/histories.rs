@@ -324,7 +324,7 @@ mod cut {
     use super::*;
 
     /// A store that waits no longer than this meets commits that land late.
-    pub(super) const LATE: Duration = Duration::from_millis(200);
+    pub(super) const LATE: Duration = Duration::from_millis(500);
 
     /// The verdict on a seed's history, and how many outcomes were lost in it.
     pub(super) fn judged(

@@ -141,7 +141,7 @@ fn l2_on_postgres_links_and_sessions_may_be_cut_anywhere() {
 #[test]
 fn l2_on_postgres_a_commit_may_land_while_its_verb_is_asked_again() {
     let options = PostgresOptions {
-        patience: Duration::from_millis(150),
+        patience: Duration::from_millis(500),
         ..PostgresOptions::default()
     };
     let mut lost = Lost::new();
