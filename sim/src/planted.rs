@@ -51,7 +51,8 @@ pub const LEDGER: [Entry; 37] = [
     ("D44", &["no-panic"]),
     ("D45", &["told"]),
     ("D46", &["command-ends"]),
-    ("D47", &["at-home"]),
+    // A plan that overtakes is out of order before it is granted.
+    ("D47", &["at-home", "order"]),
 ];
 
 /// Seeds within which a planted bug must be caught.
