@@ -325,3 +325,73 @@ fn c7_told_wants_every_end_told_or_given_up_after_thirty_tries() {
     court.agrees(Fact::GivenUp { delivery: &in_time });
     court.agrees(finished(&rests, &[]));
 }
+
+#[test]
+fn d46_a_command_that_its_server_has_left_must_end_with_its_turn() {
+    let outlives = |is_watched: bool| {
+        let mut court = Court::of("command-ends");
+        court.agrees(tool("run 1", 1));
+        if !is_watched {
+            court.agrees(lives(Life::Down));
+            court.agrees(lives(Life::Up));
+        }
+        court.agrees(Fact::Moved {
+            before: Some(&row(1, TurnState::Tools, 1)),
+            after: &row(1, TurnState::Ended, 1),
+        });
+        // After all that a restart may hold up.
+        court.at_ms = 150_000 + 40_000;
+        let soon = court.see(Fact::Slots {
+            streaming: &[],
+            idle: &[],
+        });
+        court.at_ms += 10_000;
+        let later = court.see(Fact::Slots {
+            streaming: &[],
+            idle: &[],
+        });
+        (soon.is_err(), later.is_err())
+    };
+    assert_eq!(outlives(true), (true, true));
+    assert_eq!(outlives(false), (false, true));
+}
+
+#[test]
+fn l9_a_turn_that_goes_on_away_from_home_is_objected_to() {
+    let bound = |node: &str| TurnRow {
+        bound: Some(node.into()),
+        ..row(1, TurnState::Streaming, 2)
+    };
+    let mut court = Court::of("at-home");
+    let before = row(1, TurnState::Parked, 1);
+    court.agrees(Fact::Moved {
+        before: Some(&before),
+        after: &bound("node-0"),
+    });
+    court.objects(Fact::Moved {
+        before: Some(&before),
+        after: &bound("node-1"),
+    });
+}
+
+#[test]
+fn l9_a_turn_that_is_given_up_while_its_node_is_there_is_objected_to() {
+    let lost = || event(9, 1, 3, error("node-lost", "node-lost"));
+    let mut court = Court::of("at-home");
+    court.agrees(lives(Life::Up));
+    let home = TurnRow {
+        bound: Some("node-0".into()),
+        ..row(1, TurnState::Tools, 2)
+    };
+    court.agrees(Fact::Moved {
+        before: None,
+        after: &home,
+    });
+    court.at_ms = 3_600_000;
+    court.objects(Fact::Logged(&lost()));
+    court.agrees(lives(Life::Down));
+    court.at_ms += 300_000;
+    court.objects(Fact::Logged(&lost()));
+    court.at_ms += 300_000;
+    court.agrees(Fact::Logged(&lost()));
+}
