@@ -56,7 +56,7 @@ pub const LEDGER: [Entry; 37] = [
 ];
 
 /// Seeds within which a planted bug must be caught.
-pub const BUDGET: u64 = 300;
+pub const BUDGET: u64 = 600;
 
 /// Ranges of seeds that a bug is looked for in: one catch could be an accident.
 pub const RANGES: u64 = 5;
