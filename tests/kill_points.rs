@@ -22,7 +22,8 @@ use std::process::ExitStatus;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use dispatch::points::{DYING, Point, TURN, VERBS};
+use dispatch::points::{DYING, Point, TURN};
+use dispatch_core::store::Verb;
 use serde_json::{Value, json};
 
 use caller::{Caller, Field, GiveUp, locked, read_log};
@@ -87,7 +88,7 @@ fn cells() -> Vec<Cell> {
                 let mut listed = IMPOSSIBLE.iter();
                 !listed.any(|(at, what, _)| (*at, *what) == (point, **verb))
             };
-            let once = VERBS.iter().filter(is_possible).map(|what| (what, 1));
+            let once = Verb::NAMES.iter().filter(is_possible).map(|what| (what, 1));
             let again = AGAIN.iter().filter(is_possible).map(|what| (what, 2));
             cells.extend(once.chain(again).map(|(what, n)| Cell { point, what, n }));
         } else {

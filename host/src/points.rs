@@ -78,34 +78,6 @@ impl Point {
     }
 }
 
-/// The verbs that come by: all of them, in the order of `Verb::name`.
-pub const VERBS: [&str; 24] = [
-    "boot",
-    "accept",
-    "admission-view",
-    "apply-grants",
-    "load",
-    "checkpoint",
-    "commit-step",
-    "restart-step",
-    "tools-started",
-    "tools-finished",
-    "park",
-    "schedule-retry",
-    "request-abort",
-    "elect",
-    "renew",
-    "requests",
-    "sweep-one",
-    "audit",
-    "ended",
-    "put-workspace",
-    "star",
-    "set-limit",
-    "take-deliveries",
-    "settle-delivery",
-];
-
 /// What `WHAT` is at the points that belong to no verb.
 pub const TURN: &str = "turn";
 
@@ -168,7 +140,7 @@ static ASKED: Mutex<BTreeMap<EffectId, &'static str>> = Mutex::new(BTreeMap::new
 pub(crate) fn submitting(id: EffectId, verb: &Verb) -> &'static str {
     // Who adds a verb adds it here: nothing of it is tried else.
     assert!(
-        VERBS.contains(&verb.name()),
+        Verb::NAMES.contains(&verb.name()),
         "no fault points are known for {}",
         verb.name()
     );

@@ -10,6 +10,7 @@ mod audit;
 mod elect;
 mod grant;
 mod model;
+mod names;
 mod open;
 mod outbox;
 mod rows;

@@ -6,6 +6,7 @@
 //! each, and answers only what is on the disk; a few read-only connections
 //! serve everything that only reads.
 
+mod alike;
 mod cells;
 mod columns;
 mod dump;

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
+use dispatch_core::store::Verb;
+
 use super::Recipe;
 use crate::clock::Us;
 use crate::luck::Mishap;
@@ -18,34 +20,6 @@ const MOST_US: Us = 30 * 24 * HOUR;
 const MOST_MS: u64 = MOST_US / 1_000;
 /// The store's fastest answer.
 const LEAST_STORE_US: Us = 200;
-
-/// [`dispatch_core::store::Verb::name`].
-const VERBS: [&str; 24] = [
-    "boot",
-    "accept",
-    "admission-view",
-    "apply-grants",
-    "load",
-    "checkpoint",
-    "commit-step",
-    "restart-step",
-    "tools-started",
-    "tools-finished",
-    "park",
-    "schedule-retry",
-    "request-abort",
-    "elect",
-    "renew",
-    "requests",
-    "sweep-one",
-    "audit",
-    "ended",
-    "put-workspace",
-    "star",
-    "set-limit",
-    "take-deliveries",
-    "settle-delivery",
-];
 
 /// What else [`When::At`] may wait for.
 const OTHER_EFFECTS: [&str; 16] = [
@@ -124,10 +98,10 @@ impl Recipe {
                     1..=u64::from(u32::MAX),
                 )?;
                 check_replica(scenario, *replica, mishap)?;
-                ensure(VERBS.contains(&verb.as_str()), || {
+                ensure(Verb::NAMES.contains(&verb.as_str()), || {
                     format!(
                         "the store has no verb `{verb}`; its verbs: {}",
-                        VERBS.join(" ")
+                        Verb::NAMES.join(" ")
                     )
                 })?;
                 match mishap {
@@ -256,7 +230,7 @@ fn check_when(when: &When) -> Checked {
     let When::At(name) = when else {
         return Ok(());
     };
-    let is_known = VERBS.contains(&name.as_str()) || OTHER_EFFECTS.contains(&name.as_str());
+    let is_known = Verb::NAMES.contains(&name.as_str()) || OTHER_EFFECTS.contains(&name.as_str());
     ensure(is_known, || {
         format!("there is no effect `{name}` to be hit at")
     })

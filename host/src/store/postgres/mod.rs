@@ -8,7 +8,6 @@ mod census;
 #[path = "../../../../tests/support/postgres.rs"]
 mod cluster;
 mod locks;
-mod reads;
 mod schema;
 mod sql;
 #[cfg(test)]

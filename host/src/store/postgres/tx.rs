@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use dispatch_core::admission::Head;
 use dispatch_core::event::AgentEvent;
-use dispatch_core::ids::{ConversationId, EndpointId, ProviderId, Slug, TurnId};
+use dispatch_core::ids::{ConversationId, EndpointId, ProviderId, Seq, Slug, TurnId};
 use dispatch_core::store::{
     CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, ReplicaRow, Segment, TurnRow, Tx, Verb,
     WorkspaceRow,
@@ -19,8 +19,11 @@ use dispatch_core::store::{
 use dispatch_core::time::Timestamp;
 use dispatch_core::webhook::{DeliveryRow, EndpointRow};
 
+use super::super::alike::{reads_alike, rows_alike};
 use super::super::cells::{self, Cell, Fault, at, count, flag, name, ordered, small, text};
 use super::super::columns::Columns;
+use super::super::dump::Tables;
+use super::super::read::Reads;
 use super::census::Census;
 use super::locks::{ForWorkspace, Locks};
 use super::sql;
@@ -211,9 +214,7 @@ fn both(mut row: Columns<'_>) -> Result<(TurnRow, ConversationRow), Fault> {
 impl Tx for PgTx<'_> {
     type Error = Fault;
 
-    fn now(&self) -> Timestamp {
-        self.now
-    }
+    rows_alike!();
 
     fn foresee(&mut self, turns: &[TurnId]) -> Result<(), Fault> {
         if turns.is_empty() {
@@ -289,26 +290,6 @@ impl Tx for PgTx<'_> {
         Ok(())
     }
 
-    fn open_turns_of(&mut self, id: &ConversationId) -> Result<Vec<TurnId>, Fault> {
-        self.many(sql::OPEN_TURNS_OF, [name(id.as_str())], |mut row| {
-            row.turn_id()
-        })
-    }
-
-    fn open_turns_in(&mut self, slug: &Slug) -> Result<Vec<TurnId>, Fault> {
-        self.many(sql::OPEN_TURNS_IN, [name(slug.as_str())], |mut row| {
-            row.turn_id()
-        })
-    }
-
-    fn owned_by(&mut self, node: &str) -> Result<Vec<TurnId>, Fault> {
-        self.many(sql::OWNED_BY, [name(node)], |mut row| row.turn_id())
-    }
-
-    fn lapsed(&mut self, now: Timestamp) -> Result<Option<TurnId>, Fault> {
-        self.one(sql::LAPSED, [at(now)], |mut row| row.turn_id())
-    }
-
     fn open_turns(&mut self) -> Result<u64, Fault> {
         if let Some(known) = self.census.recent() {
             return Ok(known.saturating_add_signed(self.markers));
@@ -319,60 +300,8 @@ impl Tx for PgTx<'_> {
         Ok(counted)
     }
 
-    fn waiters(
-        &mut self,
-        provider: &ProviderId,
-        starred: bool,
-        now: Timestamp,
-        away: &[Arc<str>],
-        limit: usize,
-    ) -> Result<Vec<Head>, Fault> {
-        let (provider, unstarred) = (name(provider.as_str()), flag(!starred));
-        let (limited, away) = (count(limit), cells::names(away));
-        let due = [
-            provider.clone(),
-            unstarred.clone(),
-            limited.clone(),
-            away.clone(),
-        ];
-        let newly_due = [provider, unstarred, at(now), limited, away];
-        let mut heads = self.many(sql::WAITERS_DUE, due, |mut row| row.head())?;
-        heads.extend(self.many(sql::WAITERS_NEWLY_DUE, newly_due, |mut row| row.head())?);
-        heads.sort_by_key(|head| (head.key.started_at, head.key.seq));
-        heads.truncate(limit);
-        Ok(heads)
-    }
-
-    fn next_due(
-        &mut self,
-        provider: &ProviderId,
-        now: Timestamp,
-    ) -> Result<Option<Timestamp>, Fault> {
-        let cells = [name(provider.as_str()), at(now)];
-        let due = self.one(sql::NEXT_DUE, cells, |mut row| row.opt_at())?;
-        Ok(due.flatten())
-    }
-
-    fn streaming(&mut self, provider: &ProviderId) -> Result<u32, Fault> {
-        let count = self.number(sql::STREAMING, [name(provider.as_str())])?;
-        Ok(u32::try_from(count).unwrap_or(u32::MAX))
-    }
-
     fn put_release(&mut self, provider: &ProviderId, when: Timestamp) -> Result<(), Fault> {
         self.write(sql::PUT_RELEASE, [name(provider.as_str()), at(when)])
-    }
-
-    fn releases_after(
-        &mut self,
-        provider: &ProviderId,
-        since: Timestamp,
-    ) -> Result<Vec<Timestamp>, Fault> {
-        let cells = [name(provider.as_str()), at(since)];
-        self.many(sql::RELEASES_AFTER, cells, |mut row| row.at())
-    }
-
-    fn next_waiter_seq(&mut self) -> Result<u64, Fault> {
-        self.number(sql::NEXT_WAITER_SEQ, [])
     }
 
     fn provider(&mut self, id: &ProviderId) -> Result<Option<ProviderRow>, Fault> {
@@ -383,11 +312,6 @@ impl Tx for PgTx<'_> {
         let row = self.one(sql, [name(id.as_str())], |mut row| row.provider())?;
         self.providers.insert(id.clone(), row.is_some());
         Ok(row)
-    }
-
-    fn providers(&mut self) -> Result<Vec<ProviderId>, Fault> {
-        let rows = self.many(sql::PROVIDERS, [], |mut row| row.provider())?;
-        Ok(rows.into_iter().map(|row| row.id).collect())
     }
 
     fn put_provider(&mut self, row: &ProviderRow) -> Result<(), Fault> {
@@ -405,19 +329,6 @@ impl Tx for PgTx<'_> {
             false => sql::REPLICA,
         };
         self.one(sql, [name(node)], |mut row| row.replica())
-    }
-
-    fn replicas(&mut self) -> Result<Vec<ReplicaRow>, Fault> {
-        self.many(sql::REPLICAS, [], |mut row| row.replica())
-    }
-
-    fn put_replica(&mut self, row: &ReplicaRow) -> Result<(), Fault> {
-        self.write(sql::PUT_REPLICA, cells::replica(row))?;
-        Ok(())
-    }
-
-    fn stranded(&mut self, node: &str) -> Result<Option<TurnId>, Fault> {
-        self.one(sql::STRANDED, [name(node)], |mut row| row.turn_id())
     }
 
     fn workspace(&mut self, slug: &Slug) -> Result<Option<WorkspaceRow>, Fault> {
@@ -440,31 +351,11 @@ impl Tx for PgTx<'_> {
         self.write(sql, cells::workspace(row))
     }
 
-    fn key(&mut self, key: &str) -> Result<Option<KeyRow>, Fault> {
-        self.one(sql::KEY, [text(key)], |mut row| row.key_row())
-    }
-
-    fn put_key(&mut self, key: &str, row: &KeyRow) -> Result<(), Fault> {
-        self.write(sql::PUT_KEY, cells::key(key, row))
-    }
-
     fn put_event(&mut self, event: &AgentEvent) -> Result<(), Fault> {
         match cells::event(event) {
             Some(cells) => self.write(sql::PUT_EVENT, cells),
             None => Ok(()),
         }
-    }
-
-    fn terminal_event(&mut self, turn: TurnId) -> Result<Option<AgentEvent>, Fault> {
-        self.one(sql::TERMINAL_EVENT, [cells::turn_id(turn)], |mut row| {
-            row.event()
-        })
-    }
-
-    fn start_seq(&mut self, turn: TurnId) -> Result<Option<u64>, Fault> {
-        self.one(sql::START_SEQ, [cells::turn_id(turn)], |mut row| {
-            row.ordered()
-        })
     }
 
     fn put_marker(&mut self, turn: TurnId) -> Result<(), Fault> {
@@ -479,52 +370,9 @@ impl Tx for PgTx<'_> {
         Ok(taken > 0)
     }
 
-    fn misfits(&mut self, limit: usize) -> Result<Vec<TurnId>, Fault> {
-        self.many(sql::MISFITS, [count(limit)], |mut row| row.turn_id())
-    }
-
-    fn put_item(&mut self, row: &ItemRow) -> Result<(), Fault> {
-        self.write(sql::PUT_ITEM, cells::item(row)?)
-    }
-
-    fn items(&mut self, id: &ConversationId, up_to: u64) -> Result<Vec<ItemRow>, Fault> {
-        let cells = [name(id.as_str()), ordered(up_to)];
-        self.many(sql::ITEMS, cells, |mut row| row.item())
-    }
-
-    fn put_call(&mut self, row: &CallRow) -> Result<(), Fault> {
-        self.write(sql::PUT_CALL, cells::call(row))
-    }
-
     fn calls(&mut self, turn: TurnId, step: u32) -> Result<Vec<CallRow>, Fault> {
         let cells = [cells::turn_id(turn), small(step)];
         self.many(sql::CALLS, cells, |mut row| row.call())
-    }
-
-    fn put_segment(&mut self, segment: &Segment) -> Result<(), Fault> {
-        self.write(sql::PUT_SEGMENT, cells::segment(segment))
-    }
-
-    fn segments(&mut self, turn: TurnId) -> Result<Vec<Segment>, Fault> {
-        self.many(sql::SEGMENTS, [cells::turn_id(turn)], |mut row| {
-            row.segment()
-        })
-    }
-
-    fn drop_segments(&mut self, turn: TurnId) -> Result<(), Fault> {
-        self.write(sql::DROP_SEGMENTS, [cells::turn_id(turn)])
-    }
-
-    fn endpoints(&mut self) -> Result<Vec<EndpointRow>, Fault> {
-        self.many(sql::ENDPOINTS, [], |mut row| row.endpoint())
-    }
-
-    fn put_endpoint(&mut self, row: &EndpointRow) -> Result<(), Fault> {
-        self.write(sql::PUT_ENDPOINT, cells::endpoint(row))
-    }
-
-    fn drop_endpoint(&mut self, id: &EndpointId) -> Result<(), Fault> {
-        self.write(sql::DROP_ENDPOINT, [name(id.as_str())])
     }
 
     fn delivery(
@@ -535,38 +383,6 @@ impl Tx for PgTx<'_> {
         let cells = [name(endpoint.as_str()), cells::turn_id(turn)];
         self.one(sql::DELIVERY_LOCKED, cells, |mut row| row.delivery())
     }
-
-    fn put_delivery(&mut self, row: &DeliveryRow) -> Result<(), Fault> {
-        self.write(sql::PUT_DELIVERY, cells::delivery(row))
-    }
-
-    fn due_deliveries(
-        &mut self,
-        endpoint: &EndpointId,
-        now: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<DeliveryRow>, Fault> {
-        let cells = [name(endpoint.as_str()), at(now), count(limit)];
-        self.many(sql::DUE_DELIVERIES, cells, |mut row| row.delivery())
-    }
-
-    fn next_delivery_due(
-        &mut self,
-        endpoint: &EndpointId,
-        now: Timestamp,
-    ) -> Result<Option<Timestamp>, Fault> {
-        let cells = [name(endpoint.as_str()), at(now)];
-        let due = self.one(sql::NEXT_DELIVERY_DUE, cells, |mut row| row.opt_at())?;
-        Ok(due.flatten())
-    }
-
-    fn taken_deliveries(&mut self, node: &str) -> Result<Vec<DeliveryRow>, Fault> {
-        self.many(sql::TAKEN_DELIVERIES, [name(node)], |mut row| {
-            row.delivery()
-        })
-    }
-
-    fn forget_deliveries(&mut self, now: Timestamp, limit: usize) -> Result<(), Fault> {
-        self.write(sql::FORGET_DELIVERIES, [at(now), count(limit)])
-    }
 }
+
+reads_alike!(PgTx<'_>);
