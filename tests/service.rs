@@ -69,6 +69,35 @@ fn l8_l10_a_terminated_server_leaves_its_command_to_the_next_one() {
 }
 
 #[test]
+fn l2_a_conversation_that_rots_in_the_store_ends_its_turns_by_name_and_no_others() {
+    let mut world = World::new();
+    world.server.says("rots", "remember the number seven");
+    let db = rusqlite::Connection::open(world.server.dir.join("dispatch.db")).unwrap();
+    db.execute("UPDATE items SET item = '{' WHERE n = 0", [])
+        .unwrap();
+    let at = world.submit("rots", &json!(["which number?"]));
+    let log = world.server.outcome(&at);
+    let end = log.last().unwrap();
+    let (code, why) = (end.text("code"), end.text("message"));
+    assert_eq!((end.kind(), code), ("error", "transcript-unreadable"));
+    assert!(
+        why.contains("item 0 of turn") && why.contains("new conversation"),
+        "{why}"
+    );
+    let before = world.provider.stat("requests");
+    world.server.crash_and_restart();
+    assert_eq!(world.server.turn(&at.turn)["state"], "ended");
+    assert_eq!(world.provider.stat("requests"), before, "nobody was asked");
+    let fine = world.server.says("another", "still there?");
+    assert_eq!(said(&fine), "You said: still there?");
+    // An end that cannot be read back is still an end.
+    db.execute("UPDATE events SET json = '{' WHERE terminal = 1", [])
+        .unwrap();
+    let shown = world.server.turn(&at.turn);
+    assert_eq!(shown["terminal"]["code"], "unreadable-event", "{shown}");
+}
+
+#[test]
 fn o1_a_data_directory_serves_one_server_at_a_time() {
     let world = World::new();
     let dir = world.server.dir.to_str().unwrap();

@@ -40,7 +40,7 @@ pub use reader::{Reader, Tail, Unreadable};
 pub use recorder::{Recorder, Unwritable};
 
 /// The version of the frames and of what stands before [`Build`] in a start.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// A frame that opens a segment.
 pub const START: [u8; 4] = *b"DJs1";

@@ -257,6 +257,11 @@ pub enum Fact<'a> {
         /// The turn whose input it was.
         seal: Option<TurnId>,
     },
+    /// A part of its transcript cannot be read back any more.
+    Rotted {
+        /// Whose.
+        conversation: &'a ConversationId,
+    },
     /// Something was done to a step.
     Injected {
         /// To this turn.

@@ -10,7 +10,7 @@ use crate::sweep::{Pace, sweep};
 pub type Entry = (&'static str, &'static [&'static str]);
 
 /// The bugs that the core ring answers for, and who may catch each.
-pub const LEDGER: [Entry; 37] = [
+pub const LEDGER: [Entry; 38] = [
     ("D02", &["limit", "slot-has-stream"]),
     ("D03", &["order"]),
     ("D05", &["order"]),
@@ -53,6 +53,7 @@ pub const LEDGER: [Entry; 37] = [
     ("D46", &["command-ends"]),
     // A plan that overtakes is out of order before it is granted.
     ("D47", &["at-home", "order"]),
+    ("D48", &["valid-transcript"]),
 ];
 
 /// Seeds within which a planted bug must be caught.

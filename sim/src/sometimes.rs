@@ -53,6 +53,8 @@ points! {
     EmptyTwice = "empty-completion-twice",
     /// A turn was given up after too many takeovers.
     ReplicaLost = "replica-lost",
+    /// What had been said could not be read back.
+    Unreadable = "transcript-unreadable",
     /// A model said more in a step than a step may hold.
     StepTooLarge = "step-too-large",
     /// The last step that a turn may have was asked for, without tools.
@@ -268,6 +270,7 @@ impl Sometimes {
                 "empty-completion" => self.hit(Point::EmptyTwice),
                 "step-too-large" => self.hit(Point::StepTooLarge),
                 "replica-lost" => self.hit(Point::ReplicaLost),
+                "transcript-unreadable" => self.hit(Point::Unreadable),
                 "node-lost" => self.hit(Point::NodeLost),
                 code if code.starts_with("provider-") => self.hit(Point::FatalRefusal),
                 _ => {}

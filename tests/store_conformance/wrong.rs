@@ -9,7 +9,7 @@ use dispatch_core::event::AgentEvent;
 use dispatch_core::ids::{ConversationId, EndpointId, ProviderId, Slug, TurnId};
 use dispatch_core::store::{
     CallRow, ConversationRow, ItemRow, KeyRow, Model, Outcome, ProviderRow, ReplicaRow, Segment,
-    TurnRow, Tx, Verb, WorkspaceRow, apply,
+    Transcript, TurnRow, Tx, Verb, WorkspaceRow, apply,
 };
 use dispatch_core::time::Timestamp;
 use dispatch_core::webhook::{DeliveryRow, DeliveryState, EndpointRow};
@@ -160,7 +160,7 @@ impl Tx for Wrong {
         fn put_marker(&mut self, turn: TurnId) -> ();
         fn misfits(&mut self, limit: usize) -> Vec<TurnId>;
         fn put_item(&mut self, row: &ItemRow) -> ();
-        fn items(&mut self, id: &ConversationId, up_to: u64) -> Vec<ItemRow>;
+        fn items(&mut self, id: &ConversationId, up_to: u64) -> Transcript;
         fn put_call(&mut self, row: &CallRow) -> ();
         fn calls(&mut self, turn: TurnId, step: u32) -> Vec<CallRow>;
         fn put_segment(&mut self, segment: &Segment) -> ();

@@ -24,7 +24,7 @@ pub(crate) use audit::AUDIT_AT_ONCE;
 pub use model::Model;
 pub use outbox::{TakeDeliveries, WantedDeliveries};
 pub use rows::*;
-pub use tx::Tx;
+pub use tx::{Transcript, Tx};
 pub use verb::*;
 
 /// The version of everything a store keeps: rows, items, events.

@@ -11,8 +11,8 @@ use super::rows::{
     CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, ReplicaRow, Segment, TurnRow,
     TurnState, WorkspaceRow,
 };
-use super::tx::Tx;
-use super::verb::{Reply, Verb};
+use super::tx::{Transcript, Tx};
+use super::verb::{Reply, Unreadable, Verb};
 use crate::admission::{Head, WaiterKey};
 use crate::event::{AgentEvent, EventBody};
 use crate::ids::{ConversationId, EndpointId, ProviderId, Seq, Slug, TurnId};
@@ -42,6 +42,8 @@ pub struct Model {
     pub markers: BTreeSet<TurnId>,
     /// Transcripts, by conversation, ordinal, place.
     pub items: BTreeMap<(ConversationId, u64, u32), ItemRow>,
+    /// Conversations whose transcripts cannot be read back; set by the caller.
+    pub rotten: BTreeSet<ConversationId>,
     /// Tool calls.
     pub calls: BTreeMap<(TurnId, u32, u32), CallRow>,
     /// Content of open steps.
@@ -348,13 +350,13 @@ impl Tx for Model {
             .insert((row.conversation.clone(), row.ordinal, row.n), row.clone());
         Ok(())
     }
-    fn items(&mut self, id: &ConversationId, up_to: u64) -> Result<Vec<ItemRow>, Infallible> {
+    fn items(&mut self, id: &ConversationId, up_to: u64) -> Result<Transcript, Infallible> {
+        if self.rotten.contains(id) {
+            return Ok(Err(Unreadable("an item has rotted".to_string())));
+        }
         let range = (id.clone(), 0, 0)..=(id.clone(), up_to, u32::MAX);
-        Ok(self
-            .items
-            .range(range)
-            .map(|(_, row)| row.clone())
-            .collect())
+        let rows = self.items.range(range).map(|(_, row)| row.clone());
+        Ok(Ok(rows.collect()))
     }
 
     fn put_call(&mut self, row: &CallRow) -> Result<(), Infallible> {

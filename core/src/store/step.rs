@@ -25,7 +25,7 @@ pub(super) fn load<T: Tx>(tx: &mut T, turn: TurnId, epoch: Epoch) -> Result<Repl
     };
     Ok(Reply::Loaded(Box::new(Loaded {
         turn: row,
-        items: items.into_iter().map(|row| row.item).collect(),
+        items: items.map(|rows| rows.into_iter().map(|row| row.item).collect()),
         calls,
         cwd: conversation.cwd.or(workspace.and_then(|w| w.cwd)),
         now,

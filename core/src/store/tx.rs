@@ -9,6 +9,7 @@ use super::rows::{
     CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, ReplicaRow, Segment, TurnRow,
     WorkspaceRow,
 };
+use super::verb::Unreadable;
 use crate::admission::Head;
 use crate::event::AgentEvent;
 use crate::ids::{ConversationId, EndpointId, ProviderId, Slug, TurnId};
@@ -131,7 +132,8 @@ pub trait Tx {
     /// Appends an item to a transcript.
     fn put_item(&mut self, row: &ItemRow) -> Result<(), Self::Error>;
     /// A transcript up to and including the turn of that ordinal, by ordinal, then `n`.
-    fn items(&mut self, id: &ConversationId, up_to: u64) -> Result<Vec<ItemRow>, Self::Error>;
+    /// A payload that cannot be read back is no failure: asking again would not help.
+    fn items(&mut self, id: &ConversationId, up_to: u64) -> Result<Transcript, Self::Error>;
 
     /// Inserts or replaces a tool call.
     fn put_call(&mut self, row: &CallRow) -> Result<(), Self::Error>;
@@ -182,6 +184,9 @@ pub trait Tx {
     /// turn, `limit` at most.
     fn forget_deliveries(&mut self, now: Timestamp, limit: usize) -> Result<(), Self::Error>;
 }
+
+/// What a transcript holds, or what of it cannot be read back.
+pub type Transcript = Result<Vec<ItemRow>, Unreadable>;
 
 /// The title of a conversation that was not given one: its first message's
 /// beginning, on one line (C2).

@@ -489,13 +489,17 @@ pub struct Granted {
     pub epoch: Epoch,
 }
 
+/// What of a transcript cannot be read back, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreadable(pub String);
+
 /// A granted turn's world: all that a stretch starts from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loaded {
     /// The turn.
     pub turn: TurnRow,
     /// The transcript so far, this turn's message and steps included.
-    pub items: Vec<Item>,
+    pub items: Result<Vec<Item>, Unreadable>,
     /// Tool calls of the last completed step.
     pub calls: Vec<CallRow>,
     /// Effective working directory (C4); `None`: the server's default.

@@ -27,7 +27,7 @@ use crate::io::Effect;
 use crate::kit::{Ctx, Purpose, Wake};
 use crate::store::{
     Election, Failure, Fence, Granted, Loaded, Reply, Restarts, RetryState, StepRecord, Terminal,
-    ToolAnswer, Verb,
+    ToolAnswer, Unreadable, Verb,
 };
 use crate::time::{Instant, Timestamp};
 use stream::Stream;
@@ -260,6 +260,12 @@ impl Stretch {
                 reason: abort.reason,
             });
         }
+        let items = items.unwrap_or_else(|unreadable| {
+            if !crate::planted!("D48") {
+                self.ending.get_or_insert_with(|| rotten(unreadable));
+            }
+            Vec::new()
+        });
         let owned_ms = row.timing.model_ms.saturating_add(row.timing.tool_ms);
         let left_ms = ctx.config.hard_limit_ms.saturating_sub(owned_ms);
         ctx.kit
@@ -504,6 +510,16 @@ impl Stretch {
             Phase::Streaming(stream) => stream.check(kit),
             Phase::Tools(tools) => tools.check(kit, turn, asking || asked),
         }
+    }
+}
+
+/// A model is not asked about half a conversation as if it were the whole.
+fn rotten(Unreadable(what): Unreadable) -> Terminal {
+    Terminal::Error {
+        code: "transcript-unreadable".to_string(),
+        message: what,
+        cause: "transcript-unreadable".to_string(),
+        retryable: false,
     }
 }
 

@@ -111,7 +111,7 @@ macro_rules! rows_alike {
 
         fn terminal_event(&mut self, turn: TurnId) -> Result<Option<AgentEvent>, Fault> {
             self.one(sql::TERMINAL_EVENT, [cells::turn_id(turn)], |mut row| {
-                row.event()
+                row.event_or_stand_in()
             })
         }
 
@@ -130,9 +130,13 @@ macro_rules! rows_alike {
             Ok(())
         }
 
-        fn items(&mut self, id: &ConversationId, up_to: u64) -> Result<Vec<ItemRow>, Fault> {
+        fn items(&mut self, id: &ConversationId, up_to: u64) -> Result<Transcript, Fault> {
             let cells = [name(id.as_str()), ordered(up_to)];
-            self.many(sql::ITEMS, cells, |mut row| row.item())
+            match self.many(sql::ITEMS, cells, |mut row| row.item()) {
+                Ok(rows) => Ok(Ok(rows)),
+                Err(damage @ Fault::Payload { .. }) => Ok(Err(Unreadable(damage.to_string()))),
+                Err(fault) => Err(fault),
+            }
         }
 
         fn put_call(&mut self, row: &CallRow) -> Result<(), Fault> {

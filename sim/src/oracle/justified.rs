@@ -37,6 +37,7 @@ pub(crate) struct Justified {
     shutdowns: usize,
     /// Turns over whose inputs the core has panicked.
     sealed: BTreeSet<TurnId>,
+    rotten: BTreeSet<ConversationId>,
 }
 
 impl Justified {
@@ -48,6 +49,7 @@ impl Justified {
             aborted_conversations: BTreeSet::new(),
             shutdowns: 0,
             sealed: BTreeSet::new(),
+            rotten: BTreeSet::new(),
         }
     }
 
@@ -136,6 +138,7 @@ impl Justified {
             "on-crash-seal" => self.terms.seals,
             // Whether its node was away `at-home` judges.
             "node-lost" => true,
+            "transcript-unreadable" => self.rotten.contains(&event.conversation),
             "panic" => self.sealed.contains(&event.turn),
             _ if code == "provider-unavailable" => {
                 step.spent(event.at, cause, self.terms.retry_budget_ms)
@@ -218,6 +221,10 @@ impl Oracle for Justified {
             Fact::AbortAsked { turn, conversation } => {
                 self.aborted_turns.extend(turn);
                 self.aborted_conversations.extend(conversation.cloned());
+                Ok(())
+            }
+            Fact::Rotted { conversation } => {
+                self.rotten.insert((*conversation).clone());
                 Ok(())
             }
             Fact::Panicked { seal, .. } => {

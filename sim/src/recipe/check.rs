@@ -219,6 +219,9 @@ fn check_chaos(scenario: &Scenario, chaos: &Chaos) -> Checked {
             by_ms.unsigned_abs(),
             0..=MOST_MS,
         ),
+        Chaos::Rot { conversation } => ensure(*conversation < scenario.conversations.len(), || {
+            not_there(chaos)
+        }),
         Chaos::Partition { .. }
         | Chaos::Storm { .. }
         | Chaos::Panic { .. }

@@ -164,7 +164,7 @@ impl Chaos {
             | Chaos::Panic { replica, .. }
             | Chaos::Wedge { replica, .. }
             | Chaos::WallJump { replica, .. } => Some(replica),
-            Chaos::Storm { .. } => None,
+            Chaos::Storm { .. } | Chaos::Rot { .. } => None,
         }
     }
 

@@ -121,12 +121,22 @@ impl Scenario {
         scenario.plan_drips(more);
         scenario.plan_webhooks(more);
         scenario.plan_absences(more);
+        scenario.plan_rot(more);
         scenario
     }
 
     fn has_storm(&self) -> bool {
         let mut chaos = self.chaos.iter();
         chaos.any(|(_, chaos)| matches!(chaos, Chaos::Storm { .. }))
+    }
+
+    fn plan_rot(&mut self, rng: &mut Rng) {
+        if !rng.chance(800) {
+            return;
+        }
+        let conversation = rng.index(self.conversations.len());
+        let at = rng.range(0, self.calm_at.min(2 * HOUR));
+        self.chaos.push((at, Chaos::Rot { conversation }));
     }
 
     fn plan_webhooks(&mut self, rng: &mut Rng) {
@@ -472,6 +482,7 @@ mod tests {
         assert!(some(&|c| matches!(c, Chaos::WallJump { .. })));
         assert!(some(&|c| matches!(c, Chaos::Wedge { .. })));
         assert!(some(&|c| matches!(c, Chaos::Panic { .. })));
+        assert!(some(&|c| matches!(c, Chaos::Rot { .. })));
         assert!(many.iter().any(|s| s.retry_budget_ms == 105_000));
         assert!(many.iter().any(|s| s.calm_at >= 10 * HOUR));
         for (fault, _) in FAULTS {

@@ -174,6 +174,8 @@ pub(crate) enum Chaos {
     Wedge { replica: usize, during: Us },
     /// Somebody sets the clock.
     WallJump { replica: usize, by_ms: i64 },
+    /// A part of what was said in it cannot be read back from the store any more.
+    Rot { conversation: usize },
 }
 
 impl Chaos {
@@ -187,7 +189,8 @@ impl Chaos {
             Chaos::Kill { .. }
             | Chaos::Shutdown { .. }
             | Chaos::Panic { .. }
-            | Chaos::WallJump { .. } => 0,
+            | Chaos::WallJump { .. }
+            | Chaos::Rot { .. } => 0,
         }
     }
 }

@@ -128,6 +128,7 @@ impl Watch for Builder {
             | Fact::Opened { .. }
             | Fact::Closed { .. }
             | Fact::Trouble { .. }
+            | Fact::Rotted { .. }
             | Fact::ToolAdopted { .. }
             | Fact::ToolStarted { .. }
             | Fact::Answered { .. }
@@ -252,6 +253,7 @@ impl Builder {
             ),
             Chaos::Partition { replica, .. } => (Some(*replica), "cut off".to_owned()),
             Chaos::Storm { kind, .. } => (None, format!("storm: {kind:?}")),
+            Chaos::Rot { conversation } => (None, format!("rot in conversation {conversation}")),
             Chaos::WallJump { replica, by_ms } => (
                 Some(*replica),
                 format!("wall clock moves by {} s", by_ms / 1_000),
@@ -260,6 +262,7 @@ impl Builder {
         let place = replica.map(|replica| self.replica(replica));
         let lane = match &place {
             Some(place) => place.lane,
+            None if matches!(chaos, Chaos::Rot { .. }) => self.store(),
             None => self.first_provider(),
         };
         self.add(Draft {
@@ -274,7 +277,8 @@ impl Builder {
             | Chaos::Pause { .. }
             | Chaos::Wedge { .. }
             | Chaos::Panic { .. }
-            | Chaos::WallJump { .. } => return,
+            | Chaos::WallJump { .. }
+            | Chaos::Rot { .. } => return,
         };
         for lane in lanes {
             let span = Span {

@@ -129,6 +129,7 @@ impl World<'_> {
                 let until = (self.at + during).min(self.scenario.calm_at);
                 self.storm = Some((until, kind));
             }
+            Chaos::Rot { conversation } => self.rot(conversation),
             Chaos::WallJump { replica, by_ms } => {
                 let place = &mut self.replicas[replica];
                 place.wall_ahead_ms += by_ms;
@@ -138,6 +139,16 @@ impl World<'_> {
                 }
             }
         }
+    }
+
+    fn rot(&mut self, conversation: usize) {
+        let Some(conversation) = self.clients.conversations[conversation].clone() else {
+            return;
+        };
+        self.model.rotten.insert(conversation.clone());
+        self.tell(&Fact::Rotted {
+            conversation: &conversation,
+        });
     }
 
     fn doom(&mut self, replica: usize, when: When, hit: Hit) {

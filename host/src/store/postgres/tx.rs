@@ -13,8 +13,8 @@ use dispatch_core::admission::Head;
 use dispatch_core::event::AgentEvent;
 use dispatch_core::ids::{ConversationId, EndpointId, ProviderId, Seq, Slug, TurnId};
 use dispatch_core::store::{
-    CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, ReplicaRow, Segment, TurnRow, Tx, Verb,
-    WorkspaceRow,
+    CallRow, ConversationRow, ItemRow, KeyRow, ProviderRow, ReplicaRow, Segment, Transcript,
+    TurnRow, Tx, Unreadable, Verb, WorkspaceRow,
 };
 use dispatch_core::time::Timestamp;
 use dispatch_core::webhook::{DeliveryRow, EndpointRow};

@@ -170,7 +170,7 @@ statements! {
 
     PUT_EVENT = "INSERT INTO events (conversation, seq, turn, kind, terminal, json) \
         VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    TERMINAL_EVENT = "SELECT json, conversation, seq FROM events INDEXED BY events_terminal \
+    TERMINAL_EVENT = "SELECT json, conversation, seq, turn, terminal FROM events INDEXED BY events_terminal \
         WHERE terminal = 1 AND turn = ?1";
     START_SEQ = "SELECT seq FROM events INDEXED BY events_start WHERE kind = 'turn-start' AND turn = ?1";
     EVENTS_AFTER = "SELECT json, conversation, seq, turn, terminal FROM events WHERE conversation = ?1 AND seq > ?2 \

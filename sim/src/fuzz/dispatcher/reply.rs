@@ -5,7 +5,7 @@ use arbitrary::{Result, Unstructured};
 use dispatch_core::admission::{AdmissionView, Gate, Head, WaiterKey};
 use dispatch_core::ids::{Epoch, TurnId};
 use dispatch_core::store::{
-    AbortRequest, CallRow, CallState, Fence, Granted, Loaded, Rejection, Reply, TurnRow,
+    AbortRequest, CallRow, CallState, Fence, Granted, Loaded, Rejection, Reply, TurnRow, Unreadable,
 };
 use dispatch_core::time::Timestamp;
 
@@ -64,7 +64,10 @@ pub(super) fn lie(world: &World, u: &mut Unstructured<'_>) -> Result<Reply> {
             },
             Some(row) => Reply::Loaded(Box::new(Loaded {
                 turn: damaged(u, row.clone())?,
-                items: draw::several(u, 6, draw::item)?,
+                items: match u.ratio(1, 16)? {
+                    true => Err(Unreadable(draw::text(u)?)),
+                    false => Ok(draw::several(u, 6, draw::item)?),
+                },
                 calls: calls(u, fence)?,
                 cwd: draw::maybe(u, draw::text)?,
                 now: world.model.now,

@@ -10,7 +10,7 @@ fn granted(turn: u128) -> Granted {
     }
 }
 
-fn grant(court: &mut Court, turn: u128, limit: u32) -> Result<(), Breach> {
+pub(super) fn grant(court: &mut Court, turn: u128, limit: u32) -> Result<(), Breach> {
     let parked = row(turn, TurnState::Parked, 0);
     court.agrees(Fact::Moved {
         before: Some(&parked),

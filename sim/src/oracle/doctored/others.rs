@@ -50,6 +50,17 @@ fn t12_a_transcript_that_a_vendor_rejects_is_objected_to() {
     Court::of("valid-transcript").objects(Fact::Requested(&rejected));
 }
 
+#[test]
+fn d48_a_request_about_a_transcript_that_cannot_be_read_back_is_objected_to() {
+    let mut court = Court::of("valid-transcript");
+    assert_eq!(super::lines::grant(&mut court, 1, 4), Ok(()));
+    let conversation = &talk();
+    court.agrees(Fact::Rotted { conversation });
+    court.agrees(Fact::Requested(&request(1, 1)));
+    assert_eq!(super::lines::grant(&mut court, 2, 4), Ok(()));
+    court.objects(Fact::Requested(&request(2, 2)));
+}
+
 fn tool(command: &'static str, epoch: u64) -> Fact<'static> {
     Fact::ToolStarted {
         command,
