@@ -20,6 +20,8 @@ struct Replicas {
     provider: Provider,
     servers: Vec<Server>,
     dir: tempfile::TempDir,
+    /// Of the database.
+    url: String,
 }
 
 impl Drop for Replicas {
@@ -55,7 +57,16 @@ impl Replicas {
             servers: (0..count).map(server).collect(),
             provider,
             dir,
+            url,
         })
+    }
+
+    /// Does to the schema what a later build would.
+    fn alter(&self, sql: &str) {
+        let name = self.url.rsplit('/').next().unwrap();
+        let name = name.split('?').next().unwrap();
+        let cluster = shared().expect("its database runs");
+        cluster.psql(name, sql).unwrap();
     }
 
     fn submit(&self, to: usize, conversation: &str, script: &Value) -> Receipt {
@@ -185,6 +196,46 @@ fn l8_l9_a_rolling_restart_costs_no_turn_and_shows_no_error() {
     for receipt in &receipts {
         replicas.sees_it_through(0, receipt, "eins zwei drei vier fünf");
     }
+}
+
+#[test]
+fn l9_a_build_goes_on_beside_a_later_one_until_that_one_says_it_cannot() {
+    let Some(mut replicas) = Replicas::new(1) else {
+        return;
+    };
+    let script = json!([[{"text": "one "}, {"hold": "rest"}, "two"]]);
+    let running = replicas.submit(0, "running", &script);
+    until_true("it streams", || {
+        replicas.provider.requests("running").len() == 1
+    });
+    // Expand: columns and a table that this build does not know of.
+    let tables = [
+        "turns",
+        "conversations",
+        "events",
+        "items",
+        "calls",
+        "segments",
+        "outbox",
+    ];
+    for table in tables {
+        replicas.alter(&format!(
+            "ALTER TABLE dispatch.{table} ADD COLUMN later TEXT"
+        ));
+    }
+    replicas.alter("CREATE TABLE dispatch.later (id BIGINT PRIMARY KEY)");
+    replicas.alter("UPDATE dispatch.meta SET format = format + 1");
+    replicas.provider.release("rest");
+    replicas.sees_it_through(0, &running, "one two");
+    assert!(replicas.servers[0].terminate().success());
+    replicas.servers[0].restart();
+    let after = replicas.submit(0, "after", &json!(["It still serves."]));
+    replicas.sees_it_through(0, &after, "It still serves.");
+    // Contract: what only earlier builds needed is gone.
+    replicas.alter("UPDATE dispatch.meta SET oldest = format");
+    assert!(replicas.servers[0].terminate().success());
+    let said = replicas.servers[0].refuses_to_start();
+    assert!(said.contains("run the newer build"), "{said}");
 }
 
 /// Which replica runs a turn's command: the one whose data directory has its run.

@@ -15,6 +15,8 @@ mod elsewhere;
 mod faults;
 #[path = "store_conformance/harness.rs"]
 mod harness;
+#[path = "store_conformance/hints.rs"]
+mod hints;
 #[path = "store_conformance/histories.rs"]
 mod histories;
 #[path = "store_conformance/links.rs"]

@@ -112,6 +112,8 @@ pub struct Plan {
     pub fair: u32,
     /// Store time at which the view changes without anyone's doing.
     pub look_again_at: Option<Timestamp>,
+    /// The node that has to grant the turn before which the plan stops (L9).
+    pub waits_for: Option<Arc<str>>,
 }
 
 /// Whose a head of the line is.
@@ -152,6 +154,7 @@ pub fn plan_grants(view: &AdmissionView, node: &str) -> Plan {
     );
     let mut fair = view.fair;
     let mut grants = Vec::new();
+    let mut waits_for = None;
     // A list that the view cut off says nothing about who comes after it.
     let cut_off = |list: &[Head]| list.len() >= HEADS;
     while free > 0 {
@@ -172,6 +175,7 @@ pub fn plan_grants(view: &AdmissionView, node: &str) -> Plan {
         };
         let Some(head) = line.next() else { break };
         if whose(head, node, &view.live) == Whose::Others && !crate::planted!("D47") {
+            waits_for.clone_from(&head.bound);
             break;
         }
         fair = turn_of;
@@ -195,6 +199,7 @@ pub fn plan_grants(view: &AdmissionView, node: &str) -> Plan {
         grants,
         fair,
         look_again_at,
+        waits_for,
     }
 }
 

@@ -3,6 +3,7 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +111,9 @@ pub enum Input {
         /// The panic's message.
         message: String,
     },
+    /// Another replica has done something that this one would come upon by
+    /// itself: a hint, which may be late, needless or lost.
+    Nudged,
     /// Stop granting, let stretches finish, then say [`Effect::Drained`] (L8).
     Shutdown,
 }
@@ -413,6 +417,11 @@ pub enum Effect {
     Wake {
         /// Which.
         conversation: ConversationId,
+    },
+    /// Something waits for this node: tell it, if that can be done (L9).
+    Nudge {
+        /// Whom.
+        node: Arc<str>,
     },
     /// Answer a command.
     Answer {

@@ -209,7 +209,8 @@ impl Default for Deadlines {
     }
 }
 
-/// `[liveness]`, in seconds (L3).
+/// `[liveness]`, in seconds (L3); and whether replicas tell each other by
+/// NOTIFY what they have done (L9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -218,6 +219,7 @@ pub struct Liveness {
     pub renew_s: u64,
     pub sweep_s: u64,
     pub node_patience_s: u64,
+    pub notify: bool,
 }
 
 impl Default for Liveness {
@@ -227,6 +229,7 @@ impl Default for Liveness {
             renew_s: 20,
             sweep_s: 15,
             node_patience_s: 600,
+            notify: true,
         }
     }
 }

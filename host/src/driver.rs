@@ -159,6 +159,12 @@ impl Handle {
         let _ = self.urgent.send(Urgent::Input(Input::Shutdown));
     }
 
+    /// Another replica says that something waits for this one (L9).
+    pub fn nudged(&self) {
+        // A driver that is gone waits for nothing.
+        let _ = self.urgent.send(Urgent::Input(Input::Nudged));
+    }
+
     /// The graceful end has begun: nothing new is taken.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)

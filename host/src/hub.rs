@@ -10,7 +10,7 @@ mod checkpoint;
 mod follow;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -18,7 +18,8 @@ use std::time::Duration;
 use dispatch_core::event::{AgentEvent, EventBody};
 use dispatch_core::ids::{ConversationId, Epoch, Seq, TurnId};
 use dispatch_core::time::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, sleep_until};
 
 use crate::clock::Clock;
 use crate::store::{LogHead, ReadError, Store};
@@ -41,6 +42,14 @@ const POLL_BATCH: usize = 64;
 pub struct Hub {
     topics: Arc<Mutex<BTreeMap<ConversationId, Topic>>>,
     places: Arc<Semaphore>,
+    hinted: Arc<Hinted>,
+}
+
+/// Followed conversations that have moved elsewhere, or so it is said.
+#[derive(Default)]
+struct Hinted {
+    conversations: Mutex<BTreeSet<ConversationId>>,
+    some: Notify,
 }
 
 /// A place among the followers; given back when dropped.
@@ -158,6 +167,7 @@ impl Hub {
         Hub {
             topics: Arc::default(),
             places: Arc::new(Semaphore::new(max_followers.min(Semaphore::MAX_PERMITS))),
+            hinted: Arc::default(),
         }
     }
 
@@ -192,25 +202,56 @@ impl Hub {
             true => POLL_SHARED,
             false => POLL,
         };
+        let mut due = Instant::now() + every;
         loop {
-            tokio::time::sleep(every).await;
-            if let Err(error) = self.poll_once(&*store, clock.now().wall).await {
+            let conversations = tokio::select! {
+                () = sleep_until(due) => {
+                    due = Instant::now() + every;
+                    self.followed()
+                }
+                () = self.hinted.some.notified() => self.take_hints(),
+            };
+            let now = clock.now().wall;
+            if let Err(error) = self.poll_once(&*store, &conversations, now).await {
                 tracing::warn!(%error, "the log could not be polled for followers");
             }
         }
     }
 
-    async fn poll_once(&self, store: &dyn Store, now: Timestamp) -> Result<(), ReadError> {
+    /// Another replica says that a conversation has moved: it is looked at
+    /// before its time, if anybody here wants to see it (L9).
+    pub fn hint(&self, conversation: ConversationId) {
+        let topics = self.lock();
+        let topic = topics.get(&conversation);
+        if topic.is_some_and(|topic| !topic.followers.is_empty()) {
+            drop(topics);
+            unpoisoned(&self.hinted.conversations).insert(conversation);
+            self.hinted.some.notify_one();
+        }
+    }
+
+    fn take_hints(&self) -> Vec<ConversationId> {
+        let hinted = std::mem::take(&mut *unpoisoned(&self.hinted.conversations));
+        hinted.into_iter().collect()
+    }
+
+    fn followed(&self) -> Vec<ConversationId> {
+        let topics = self.lock();
+        let followed = topics.iter().filter(|(_, t)| !t.followers.is_empty());
+        followed.map(|(id, _)| id.clone()).collect()
+    }
+
+    async fn poll_once(
+        &self,
+        store: &dyn Store,
+        conversations: &[ConversationId],
+        now: Timestamp,
+    ) -> Result<(), ReadError> {
         // A hub that knows only what its own replica publishes.
         if dispatch_core::planted!("D22") {
             return Ok(());
         }
-        let followed: Vec<ConversationId> = {
-            let topics = self.lock();
-            let followed = topics.iter().filter(|(_, t)| !t.followers.is_empty());
-            followed.map(|(id, _)| id.clone()).collect()
-        };
-        for some in followed.chunks(POLL_BATCH) {
+        for some in conversations.chunks(POLL_BATCH) {
             for head in store.heads(some.to_vec()).await? {
                 self.heard_of(&head);
                 if let (true, Some(turn)) = (store.is_shared(), head.turn) {
@@ -276,9 +317,14 @@ impl Hub {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ConversationId, Topic>> {
-        // Every change under this lock leaves the map whole, so a panic elsewhere does no harm.
-        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+        unpoisoned(&self.topics)
     }
+}
+
+/// Every change under these locks leaves what they guard whole, so a panic
+/// elsewhere does no harm.
+fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Hub {

@@ -32,7 +32,7 @@ use crate::panics::Caught;
 use crate::provider::{HttpProvider, Provider, ProviderConfig, ProviderConfigError, Secret};
 use crate::scripted::{Script, ScriptError, ScriptedProvider};
 use crate::store::{
-    DirLock, OpenError, PostgresOpenError, PostgresOptions, PostgresStore, SqliteStore, Store,
+    DirLock, Hint, OpenError, PostgresOpenError, PostgresOptions, PostgresStore, SqliteStore, Store,
 };
 use crate::webhook::Webhooks;
 
@@ -239,7 +239,7 @@ impl House {
             boot: u64::from_le_bytes(eight_random_bytes()),
             incarnation: 0,
         };
-        let core = settings.core(owner);
+        let core = settings.core(owner.clone());
         let lease_ms = core.lease.lease_ms;
         let (driver, handle) = Driver::new(
             core,
@@ -272,6 +272,14 @@ impl House {
             stop,
             store: store.clone(),
         };
+        if settings.liveness.notify {
+            let (hub, handle) = (hub.clone(), house.handle.clone());
+            store.listen(Box::new(move |hint| match hint {
+                Hint::Conversation(id) => hub.hint(id),
+                Hint::Node(node) if node == owner.node => handle.nudged(),
+                Hint::Node(_) => {}
+            }));
+        }
         house.background(hub.poll(store, clock));
         Ok(house)
     }

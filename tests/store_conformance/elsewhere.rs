@@ -76,7 +76,7 @@ fn untold() -> Option<Result<(), String>> {
     })
 }
 
-fn asked(store: &impl Store, verb: Verb) -> Receiver<Outcome> {
+pub(super) fn asked(store: &impl Store, verb: Verb) -> Receiver<Outcome> {
     let (tell, heard): (Sender<Outcome>, _) = channel();
     store.submit(verb, Box::new(move |outcome| tell.send(outcome).unwrap()));
     heard

@@ -276,6 +276,17 @@ impl Server {
         self.addr = self.process.addr;
     }
 
+    /// What it says instead of listening; the old process must be gone.
+    pub(crate) fn refuses_to_start(&self) -> String {
+        let before = self.stderr().len();
+        let mut command = Server::command(&self.dir, &self.env);
+        match Process::try_start(&mut command, &stderr(&self.dir)) {
+            Ok(_) => panic!("it serves"),
+            Err(status) => assert!(!status.success()),
+        }
+        self.stderr().split_off(before)
+    }
+
     pub(crate) fn crash_and_restart(&mut self) {
         self.kill();
         self.restart();

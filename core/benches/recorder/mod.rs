@@ -148,6 +148,7 @@ impl World {
             | Input::ProviderFailed { .. }
             | Input::DeliveryDone { .. }
             | Input::EffectPanicked { .. }
+            | Input::Nudged
             | Input::Shutdown => {}
         }
         let now = World::at(self.now_ms);
@@ -193,6 +194,7 @@ impl World {
                 | Effect::Deliver { .. }
                 | Effect::CancelDelivery { .. }
                 | Effect::Wake { .. }
+                | Effect::Nudge { .. }
                 | Effect::Trace { .. }
                 | Effect::Ready { .. }
                 | Effect::Drained => {}

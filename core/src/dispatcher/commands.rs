@@ -63,9 +63,16 @@ impl Dispatcher {
                 Answer::Accepted(receipt)
             }
             Reply::Rejected(rejection) => Answer::Rejected(rejection),
-            Reply::AbortRequested { turn, conversation } => {
-                // If it is ours, it need not wait for the next look at the requests.
-                self.read_requests_soon(turn);
+            Reply::AbortRequested {
+                turn,
+                conversation,
+                node,
+            } => {
+                // Its owner need not wait for its next look at the requests.
+                match node == self.config.owner.node {
+                    true => self.read_requests_soon(turn),
+                    false => self.kit.emit(Effect::Nudge { node }),
+                }
                 Answer::AbortRequested { turn, conversation }
             }
             Reply::Ended { events, terminal } => {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Dispatcher, Stage};
 use crate::admission::{HEADS, plan_grants};
 use crate::ids::ProviderId;
+use crate::io::Effect;
 use crate::kit::{Purpose, Wake};
 use crate::store::{ApplyGrants, Reply, Verb};
 use crate::time::Instant;
@@ -72,6 +73,9 @@ impl Dispatcher {
             return self.looked(provider, self.config.ask_ms);
         };
         let plan = plan_grants(&view, &self.config.owner.node);
+        if let Some(node) = plan.waits_for {
+            self.kit.emit(Effect::Nudge { node });
+        }
         if plan.grants.is_empty() || self.stage != Stage::Serving {
             let sooner_ms = plan
                 .look_again_at

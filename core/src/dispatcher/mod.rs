@@ -273,6 +273,7 @@ impl Dispatcher {
             Input::Unattended { id, turns } => self.unattended_found(id, turns),
             Input::DeliveryDone { id, outcome } => self.delivery_done(id, outcome),
             Input::EffectPanicked { id, message } => self.effect_panicked(id, message),
+            Input::Nudged => self.nudged(),
             Input::Shutdown => self.shut_down(),
         }
     }

@@ -186,6 +186,14 @@ impl Dispatcher {
         }
     }
 
+    /// Another replica knows of something to be found here.
+    pub(super) fn nudged(&mut self) {
+        self.look_everywhere();
+        if !self.turns.is_empty() {
+            self.kit.timers.arm(Wake::RequestsDue, self.now.mono);
+        }
+    }
+
     pub(super) fn read_requests(&mut self) {
         let turns = self.fences();
         if turns.is_empty() {

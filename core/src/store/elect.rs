@@ -1,5 +1,7 @@
 //! Endings: elections by owners, and aborts by anyone (T2, T5, L2).
 
+use alloc::sync::Arc;
+
 use super::open::{Open, already_ended};
 use super::rows::{AbortRequest, TurnState};
 use super::tx::Tx;
@@ -58,9 +60,17 @@ fn ask_owner<T: Tx>(mut open: Open<'_, T>, request: &AbortOf) -> Result<Reply, T
         reason: request.reason.clone(),
         at,
     });
-    let (turn, conversation) = (open.turn.turn, open.conversation.id.clone());
+    let reply = Reply::AbortRequested {
+        turn: open.turn.turn,
+        conversation: open.conversation.id.clone(),
+        node: open
+            .turn
+            .owner
+            .as_ref()
+            .map_or_else(Arc::default, |owner| owner.node.clone()),
+    };
     open.save()?;
-    Ok(Reply::AbortRequested { turn, conversation })
+    Ok(reply)
 }
 
 /// The named turn, which must be the named conversation's if both are given;

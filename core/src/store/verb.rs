@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
@@ -394,6 +395,8 @@ pub enum Reply {
         turn: TurnId,
         /// Its conversation.
         conversation: ConversationId,
+        /// Its owner's node.
+        node: Arc<str>,
     },
     /// The turn has its terminal event: from this verb, or it had one.
     Ended {

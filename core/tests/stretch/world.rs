@@ -142,7 +142,10 @@ impl World {
                 Effect::Deliver { .. } | Effect::CancelDelivery { .. } => {
                     panic!("nobody is to be told")
                 }
-                Effect::Wake { .. } | Effect::Ready { .. } | Effect::Trace { .. } => {}
+                Effect::Wake { .. }
+                | Effect::Nudge { .. }
+                | Effect::Ready { .. }
+                | Effect::Trace { .. } => {}
             }
         }
         self.core.check().unwrap();

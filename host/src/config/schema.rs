@@ -12,6 +12,7 @@ use super::ConfigError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Text,
+    Flag,
     Count,
     Texts,
     Counts,
@@ -21,6 +22,7 @@ impl Kind {
     fn expected(self) -> &'static str {
         match self {
             Kind::Text => "a text",
+            Kind::Flag => "true or false",
             Kind::Count => "a whole number that is not negative",
             Kind::Texts => "a list of texts",
             Kind::Counts => "a list of whole numbers",
@@ -31,6 +33,7 @@ impl Kind {
         let count = |value: &Value| value.as_integer().is_some_and(|n| n >= 0);
         match self {
             Kind::Text => value.is_str(),
+            Kind::Flag => value.is_bool(),
             Kind::Count => count(value),
             Kind::Texts => value
                 .as_array()
@@ -50,6 +53,7 @@ impl Kind {
         let count = |text: &str| text.trim().parse::<i64>().ok().filter(|n| *n >= 0);
         match self {
             Kind::Text => Some(Value::String(text.to_owned())),
+            Kind::Flag => text.trim().parse().ok().map(Value::Boolean),
             Kind::Count => count(text).map(Value::Integer),
             Kind::Texts => Some(Value::Array(
                 items().map(|item| Value::String(item.to_owned())).collect(),
@@ -93,6 +97,7 @@ pub(super) const SECTIONS: &[(&str, Keys)] = &[
             ("renew_s", Kind::Count),
             ("sweep_s", Kind::Count),
             ("node_patience_s", Kind::Count),
+            ("notify", Kind::Flag),
         ],
     ),
     (

@@ -45,6 +45,7 @@ fn the_documented_example_is_the_default() {
         renew_s = 20
         sweep_s = 15
         node_patience_s = 600
+        notify = true
         [retry]
         schedule_s = [5, 10, 30, 60, 300, 600, 900, 1800]
         budget_s = 28800

@@ -77,6 +77,7 @@ impl Flights {
             | Input::ProviderHead { .. }
             | Input::ProviderBytes { .. }
             | Input::ToolOutput { .. }
+            | Input::Nudged
             | Input::Shutdown => false,
         };
         if is_last && let Some(id) = effect_of(input) {
@@ -139,7 +140,7 @@ impl Work {
 
 fn effect_of(input: &Input) -> Option<EffectId> {
     match input {
-        Input::Tick | Input::Command { .. } | Input::Shutdown => None,
+        Input::Tick | Input::Command { .. } | Input::Nudged | Input::Shutdown => None,
         Input::Stored { id, .. }
         | Input::ProviderHead { id, .. }
         | Input::ProviderBytes { id, .. }
@@ -201,6 +202,7 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
             | Effect::CancelDelivery { .. }
             | Effect::Publish { .. }
             | Effect::Wake { .. }
+            | Effect::Nudge { .. }
             | Effect::Answer { .. }
             | Effect::Trace { .. }
             | Effect::Ready { .. }
@@ -269,6 +271,7 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
             Effect::CancelDelivery { id } => self.flights.close(id, false),
             Effect::Publish { event } => self.ports.hub.publish(*event),
             Effect::Wake { conversation } => self.ports.hub.wake(&conversation),
+            Effect::Nudge { node } => self.ports.store.nudge(&node),
             Effect::Answer { id, answer } => {
                 if let Some(waiting) = self.waiting.remove(&id) {
                     // The client may have gone.

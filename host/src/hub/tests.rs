@@ -384,7 +384,7 @@ async fn one_history(seed: u64) {
                     hub.publish(event);
                 }
             }
-            7 => hub.poll_once(&*log, Timestamp(0)).await.unwrap(),
+            7 => poll(&hub, &log).await.unwrap(),
             8 if clients.len() > 3 => drop(clients.remove(0)),
             _ if !clients.is_empty() => {
                 let n = random.below(clients.len() as u64) as usize;
@@ -400,7 +400,7 @@ async fn one_history(seed: u64) {
         }
     }
     core.flush();
-    hub.poll_once(&*log, Timestamp(0)).await.unwrap();
+    poll(&hub, &log).await.unwrap();
     for (mut follow, mut client) in clients {
         while client.cursor < log.last() || client.synced == 0 {
             client.takes(&follow.next().await.unwrap().unwrap());
@@ -429,6 +429,11 @@ async fn kinds(follow: &mut Follow) -> Vec<&'static str> {
         kinds.push(shown_kind(&shown));
     }
     kinds
+}
+
+/// As its turn comes.
+async fn poll(hub: &Hub, log: &Log) -> Result<(), ReadError> {
+    hub.poll_once(log, &hub.followed(), Timestamp(0)).await
 }
 
 fn commit(hub: &Hub, log: &Log, turn: u128, body: EventBody) {

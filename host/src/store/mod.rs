@@ -15,6 +15,8 @@ mod queue;
 mod read;
 mod sqlite;
 
+use std::sync::Arc;
+
 use dispatch_core::event::AgentEvent;
 use dispatch_core::ids::{ConversationId, Seq, Slug, TurnId};
 use dispatch_core::store::{
@@ -31,6 +33,19 @@ pub use sqlite::{DirLock, Durability, LockError, OpenError, Options, SqliteStore
 
 /// Takes the answer to a verb.
 pub type Done = Box<dyn FnOnce(Outcome) + Send>;
+
+/// What another replica has done, and this one would find by looking: it may
+/// come late, needlessly or not at all.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hint {
+    /// This conversation's log, or its open step, has grown.
+    Conversation(ConversationId),
+    /// Something waits for this node.
+    Node(Arc<str>),
+}
+
+/// Takes hints; must not block.
+pub type Heard = Box<dyn Fn(Hint) + Send + Sync>;
 
 /// What the host needs of a store.
 pub trait Store: Send + Sync + 'static {
@@ -68,9 +83,21 @@ pub trait Store: Send + Sync + 'static {
         })
     }
 
-    /// Other replicas write here too: what they do is seen only by looking.
+    /// Other replicas write here too: what they do is seen by looking.
     fn is_shared(&self) -> bool {
         false
+    }
+
+    /// From now on `heard` is told what other replicas do, and they what is
+    /// done here, as far as the store has a way to (L9).
+    fn listen(&self, heard: Heard) {
+        drop(heard);
+    }
+
+    /// Tells the replica of `node`, if somebody listens there, that something
+    /// waits for it.
+    fn nudge(&self, node: &str) {
+        let _ = node;
     }
 
     /// A turn, with its end and its place in line.

@@ -222,6 +222,7 @@ impl Watched {
             | Effect::CancelDelivery { .. }
             | Effect::Publish { .. }
             | Effect::Wake { .. }
+            | Effect::Nudge { .. }
             | Effect::Answer { .. }
             | Effect::Trace { .. }
             | Effect::Ready { .. }

@@ -292,6 +292,8 @@ impl Driver {
             Effect::Ready { .. } => self.fresh_bytes = packed(&self.core).len(),
             // Nobody is told of anything in this ring.
             Effect::Deliver { .. } | Effect::CancelDelivery { .. } => {}
+            // A hint, and here each is lost.
+            Effect::Nudge { .. } => {}
             Effect::Trace { .. } | Effect::Drained => {}
         }
     }

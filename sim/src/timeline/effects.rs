@@ -143,6 +143,15 @@ impl Builder {
                     ..Draft::new(at, Kind::Client, lane, format!("read {conversation} again"))
                 });
             }
+            Effect::Nudge { node } => {
+                let lane = self.store();
+                self.add(Draft {
+                    from: Some(place.lane),
+                    cause: place.input,
+                    quiet: Some(Kind::Poll),
+                    ..Draft::new(at, Kind::Store, lane, format!("nudge {node}"))
+                });
+            }
             Effect::Deliver { id, delivery } => {
                 let lane = self.clients();
                 let title = format!("post to {}, try {}", delivery.endpoint, delivery.tries);

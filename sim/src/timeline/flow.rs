@@ -145,6 +145,10 @@ impl Builder {
                     ..draft
                 })
             }
+            Input::Nudged => self.add(Draft {
+                quiet: Some(Kind::Poll),
+                ..Draft::new(at, Kind::Timer, place.lane, "nudged by another replica")
+            }),
             Input::Shutdown => {
                 let n = self.add(Draft::new(at, Kind::Life, place.lane, "shutdown"));
                 self.set(place.lane, Field::State, "draining");

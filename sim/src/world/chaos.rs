@@ -53,6 +53,7 @@ fn effect_name(effect: &Effect) -> &'static str {
         Effect::CancelDelivery { .. } => "cancel-delivery",
         Effect::Publish { .. } => "publish",
         Effect::Wake { .. } => "wake",
+        Effect::Nudge { .. } => "nudge",
         Effect::Answer { .. } => "answer",
         Effect::Trace { .. } => "trace",
         Effect::Ready { .. } => "ready",

@@ -32,6 +32,7 @@ impl World<'_> {
             | Input::Unattended { .. }
             | Input::DeliveryDone { .. }
             | Input::EffectPanicked { .. }
+            | Input::Nudged
             | Input::Shutdown => None,
         }
     }

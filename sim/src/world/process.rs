@@ -348,6 +348,7 @@ impl World<'_> {
             Effect::CancelDelivery { id } => self.cancel_post(replica, id),
             Effect::Publish { event } => self.publish(replica, *event),
             Effect::Wake { conversation } => self.wake_followers(replica, &conversation),
+            Effect::Nudge { node } => self.nudge(&node),
             Effect::Answer { id, answer } => self.answered(replica, id, answer),
             Effect::Trace { .. } => {}
             Effect::Ready { .. } => self.weigh_fresh(replica),

@@ -12,6 +12,9 @@ use crate::scenario::SECOND;
 use crate::sometimes::Point;
 use crate::timeline::Note;
 
+/// Notifications are gathered for so long.
+const NOTICE_EVERY: Us = 30_000;
+
 /// A verb on its way.
 pub(crate) struct AtStore {
     replica: usize,
@@ -89,6 +92,21 @@ impl World<'_> {
                 fate: Fate::Echo,
             });
             self.queue_in(after, Event::Store(echo));
+        }
+    }
+
+    /// What a notification through the database does: it comes a little later,
+    /// or not at all.
+    pub(super) fn nudge(&mut self, node: &str) {
+        let number = node.strip_prefix("node-").and_then(|n| n.parse().ok());
+        let Some(replica) = number.filter(|n: &usize| *n < self.replicas.len()) else {
+            return;
+        };
+        let is_lost = self.dice.store().chance(3_000);
+        let after = NOTICE_EVERY + self.store_delay();
+        if !is_lost && self.replicas[replica].cut_off_until <= self.at {
+            let life = self.replicas[replica].life;
+            self.send(after, replica, life, Input::Nudged);
         }
     }
 

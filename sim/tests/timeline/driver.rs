@@ -177,6 +177,7 @@ impl Run {
                 | Effect::CancelDelivery { .. }
                 | Effect::Publish { .. }
                 | Effect::Wake { .. }
+                | Effect::Nudge { .. }
                 | Effect::Answer { .. }
                 | Effect::Trace { .. }
                 | Effect::Ready { .. }

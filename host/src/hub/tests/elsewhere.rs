@@ -128,3 +128,25 @@ async fn l9_a_step_of_another_replica_is_held_only_while_somebody_follows() {
     drop(follow);
     assert_eq!(hub.topics(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn l9_a_conversation_that_is_hinted_at_is_looked_at_before_its_time() {
+    let (hub, log) = (Hub::new(4), Arc::new(Log::default()));
+    commit(&hub, &log, 1, start());
+    let mut follow = follow(&hub, &log, 0, Scope::Until(TurnId(1)));
+    for _ in 0..2 {
+        follow.next().await.unwrap();
+    }
+    let clock = Arc::new(crate::clock::SystemClock::new());
+    let polling = tokio::spawn(hub.clone().poll(log.clone(), clock));
+    let began = tokio::time::Instant::now();
+    let committed = event(Some(2), 1, 1, done());
+    log.events.lock().unwrap().push(committed);
+    let unfollowed = ConversationId::try_from("of-nobody").unwrap();
+    hub.hint(unfollowed);
+    assert_eq!(hub.take_hints(), [], "nobody here wants to see it");
+    hub.hint(conversation());
+    assert_eq!(kinds(&mut follow).await, ["done"]);
+    assert_eq!(began.elapsed(), std::time::Duration::ZERO);
+    polling.abort();
+}

@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::poll_fn;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::schema::PostgresOpenError;
@@ -19,6 +22,9 @@ use super::wire::PgFault;
 
 /// What tokio-postgres says of a server that refuses TLS.
 const NO_TLS: &str = "server does not support TLS";
+
+/// Notifications that may wait to be heard.
+const MOST_UNHEARD: usize = 64;
 
 /// Where and how to connect.
 #[derive(Clone)]
@@ -99,25 +105,50 @@ impl Address {
 
     /// A session; its connection is driven on `handle`'s runtime.
     pub(super) async fn connect(&self, handle: &Handle) -> Result<Client, PgFault> {
-        match &self.tls {
+        let (client, _) = self.listen(handle).await?;
+        Ok(client)
+    }
+
+    /// The same, with what is notified in it; what nobody takes in time is lost.
+    pub(super) async fn listen(
+        &self,
+        handle: &Handle,
+    ) -> Result<(Client, Receiver<Notification>), PgFault> {
+        let (said, heard) = channel(MOST_UNHEARD);
+        let client = match &self.tls {
             None => {
                 let (client, connection) = self.config.connect(NoTls).await?;
-                handle.spawn(drive(connection));
-                Ok(client)
+                handle.spawn(drive(connection, said));
+                client
             }
             Some(tls) => {
                 let (client, connection) = self.config.connect(tls.clone()).await?;
-                handle.spawn(drive(connection));
-                Ok(client)
+                handle.spawn(drive(connection, said));
+                client
             }
-        }
+        };
+        Ok((client, heard))
     }
 }
 
 /// Its end is seen by whoever waits for an answer.
-async fn drive(connection: impl Future<Output = Result<(), tokio_postgres::Error>>) {
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "a connection to PostgreSQL has ended");
+async fn drive<S, T>(mut connection: Connection<S, T>, said: Sender<Notification>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        match poll_fn(|cx| connection.poll_message(cx)).await {
+            Some(Ok(AsyncMessage::Notification(notification))) => {
+                let _ = said.try_send(notification);
+            }
+            Some(Ok(_)) => {}
+            Some(Err(error)) => {
+                tracing::debug!(%error, "a connection to PostgreSQL has ended");
+                return;
+            }
+            None => return,
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 mod serial;
 mod upkeep;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dispatch_core::admission::Head;
@@ -49,6 +49,8 @@ pub(super) struct PgTx<'w> {
     census: &'w Census,
     /// Markers armed less markers taken.
     markers: i64,
+    /// Conversations whose logs have grown.
+    logged: BTreeSet<ConversationId>,
     #[cfg(planted)]
     flaw: Option<super::Flaw>,
 }
@@ -126,6 +128,7 @@ impl<'w> PgTx<'w> {
             workspaces: BTreeMap::new(),
             census,
             markers: 0,
+            logged: BTreeSet::new(),
             #[cfg(planted)]
             flaw: None,
         })
@@ -145,6 +148,14 @@ impl<'w> PgTx<'w> {
     #[cfg(not(planted))]
     fn reading(&self, sql: &'static str) -> &'static str {
         sql
+    }
+
+    /// Conversations of which there is more to be seen once it has landed.
+    pub(super) fn moved(&mut self, verb: &Verb) -> BTreeSet<ConversationId> {
+        match verb {
+            Verb::Checkpoint { .. } => self.conversations.keys().cloned().collect(),
+            _ => std::mem::take(&mut self.logged),
+        }
     }
 
     /// Makes it durable. After an error nobody knows, unless the server itself
@@ -353,7 +364,10 @@ impl Tx for PgTx<'_> {
 
     fn put_event(&mut self, event: &AgentEvent) -> Result<(), Fault> {
         match cells::event(event) {
-            Some(cells) => self.write(sql::PUT_EVENT, cells),
+            Some(cells) => {
+                self.logged.insert(event.conversation.clone());
+                self.write(sql::PUT_EVENT, cells)
+            }
             None => Ok(()),
         }
     }

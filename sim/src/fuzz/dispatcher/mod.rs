@@ -124,7 +124,7 @@ fn operation(world: &mut World, u: &mut Unstructured<'_>, lies: bool) -> Result<
             2 => world.restart(Restart::Panic {
                 seals: u.arbitrary()?,
             }),
-            _ => {}
+            _ => world.feed(Input::Nudged),
         },
         _ => {
             let all = world.verbs.len();

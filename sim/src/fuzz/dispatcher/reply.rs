@@ -61,6 +61,7 @@ pub(super) fn lie(world: &World, u: &mut Unstructured<'_>) -> Result<Reply> {
             None => Reply::AbortRequested {
                 turn,
                 conversation: draw::conversation(u)?,
+                node: draw::text(u)?.into(),
             },
             Some(row) => Reply::Loaded(Box::new(Loaded {
                 turn: damaged(u, row.clone())?,

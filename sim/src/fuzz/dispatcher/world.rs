@@ -206,7 +206,10 @@ impl World {
             Effect::Deliver { .. } | Effect::CancelDelivery { .. } => {
                 unreachable!("nobody is to be told")
             }
-            Effect::Wake { .. } | Effect::Trace { .. } | Effect::Ready { .. } => {}
+            Effect::Wake { .. }
+            | Effect::Nudge { .. }
+            | Effect::Trace { .. }
+            | Effect::Ready { .. } => {}
             Effect::Drained => {
                 assert!(
                     self.shutting_down && !self.drained,
@@ -545,6 +548,7 @@ fn ended_by(input: &Input) -> [Option<EffectId>; 3] {
         | Input::ToolOutput { .. }
         | Input::Adopted { .. }
         | Input::DeliveryDone { .. }
+        | Input::Nudged
         | Input::Shutdown => [None; 3],
     }
 }
