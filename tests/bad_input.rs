@@ -130,6 +130,30 @@ fn o5_a_body_of_20_mb_is_refused_before_it_is_read() {
 }
 
 #[test]
+fn c8_a_misspelt_field_is_named_beside_those_that_there_are() {
+    let world = World::new();
+    let asked = [
+        (
+            "POST",
+            "/chat",
+            r#"{"message": "hi", "convesationId": "c-none"}"#,
+        ),
+        ("PUT", "/workspaces/lab", r#"{"cwd": "/tmp"}"#),
+        ("PUT", "/providers/mock/limit", r#"{"limits": 3}"#),
+    ];
+    for (method, path, body) in asked {
+        let answer = world
+            .ask(method, path, &[JSON], body.as_bytes())
+            .expect(400);
+        assert_eq!(answer["code"], "unknown-field", "{path}: {answer}");
+        let known = answer["detail"].as_str().unwrap();
+        let right = ["conversationId", "defaultCwd", "limit"];
+        assert!(right.iter().any(|field| known.contains(field)), "{known}");
+    }
+    world.nothing_was_begun();
+}
+
+#[test]
 fn c8_unknown_things_are_named_as_unknown() {
     let world = World::new();
     let get = |path: &str| world.server.get(path);

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use support::client::{Receipt, Screen, receipt};
 use support::postgres::{Cluster, shared};
-use support::process::{Provider, Server};
+use support::process::{Process, Provider, Server};
 use support::stream::EventExt;
 use support::{config, end_commands, is_alive, lines, until_true};
 
@@ -238,6 +238,39 @@ fn l9_a_build_goes_on_beside_a_later_one_until_that_one_says_it_cannot() {
     assert!(said.contains("run the newer build"), "{said}");
 }
 
+#[test]
+fn l9_a_copied_data_directory_does_not_take_its_originals_turns() {
+    let Some(replicas) = Replicas::new(1) else {
+        return;
+    };
+    let (receipt, ran, gate) = replicas.with_command(0, "copied");
+    let (original, copy) = (&replicas.servers[0].dir, replicas.dir.path().join("copy"));
+    std::fs::create_dir(&copy).unwrap();
+    for file in ["node", "dispatch.toml"] {
+        std::fs::copy(original.join(file), copy.join(file)).unwrap();
+    }
+    let env = [("DATABASE_URL".to_owned(), replicas.url.clone())];
+    let stderr = replicas.dir.path().join("copy.stderr");
+    let mut command = Server::command(&copy, &env);
+    assert!(Process::try_start(&mut command, &stderr).is_err());
+    let said = std::fs::read_to_string(&stderr).unwrap();
+    assert!(
+        said.contains("is a copy") && said.contains("`node`"),
+        "{said}"
+    );
+    replicas.servers[0].turn_is(&receipt.turn, "tools");
+    std::fs::write(&gate, "").unwrap();
+    let events = replicas.servers[0].outcome(&receipt);
+    assert_eq!(events.last().unwrap().kind(), "done", "{events:#?}");
+    assert_eq!(lines(&ran).len(), 1);
+    // With a name of its own it is a replica like any other.
+    std::fs::remove_file(copy.join("node")).unwrap();
+    let mut command = Server::command(&copy, &env);
+    let mut second = Process::try_start(&mut command, &stderr).unwrap();
+    assert_eq!(replicas.states(0).len(), 2);
+    second.kill();
+}
+
 /// Which replica runs a turn's command: the one whose data directory has its run.
 fn home_of(replicas: &Replicas, receipt: &Receipt) -> usize {
     let has_run = |n: &usize| {
@@ -263,7 +296,14 @@ fn l9_l10_a_turn_whose_command_runs_waits_for_its_node_and_goes_on_there() {
     // What is bound elsewhere is in nobody's way.
     let free = replicas.submit(other, "free", &json!(["Nothing holds me."]));
     replicas.sees_it_through(other, &free, "Nothing holds me.");
-    replicas.servers[other].turn_is(&receipt.turn, "parked");
+    let waits = replicas.servers[other].turn_is(&receipt.turn, "parked");
+    let node = waits["node"].as_str().unwrap();
+    let why = replicas.servers[other].get(&format!("/turns/{}/why", receipt.turn));
+    let why = why.expect(200)["why"].to_string();
+    assert!(
+        why.contains(node) && why.contains("start it again"),
+        "{why}"
+    );
     replicas.servers[home].restart();
     replicas.servers[other].turn_is(&receipt.turn, "tools");
     std::fs::write(&gate, "").unwrap();

@@ -101,6 +101,57 @@ fn l2_a_conversation_that_rots_in_the_store_ends_its_turns_by_name_and_no_others
 }
 
 #[test]
+fn l10_a_copy_of_a_served_data_directory_leaves_the_originals_commands_alone() {
+    let world = World::new();
+    let pids = world.file("pids");
+    let at = world.submit("copied", &json!([lingering(&pids), "told"]));
+    let running = until("the command and its child run", || {
+        Some(lines(&pids)).filter(|l| l.len() == 2)
+    });
+    let copy = world.file("copy");
+    let cp = std::process::Command::new("cp")
+        .arg("-a")
+        .args([&world.server.dir, &copy])
+        .status();
+    assert!(cp.unwrap().success());
+    let config = std::fs::read_to_string(world.server.dir.join("dispatch.toml")).unwrap();
+    let mut second = Server::start(&copy, &config);
+    until_true("the copy has asked what became of the command", || {
+        count(&second.log("copied"), "tool-result") == 1
+    });
+    for pid in &running {
+        assert!(is_alive(pid.parse().unwrap()), "{pid} is the original's");
+    }
+    world.server.turn_is(&at.turn, "tools");
+    assert!(second.stderr().contains("is a copy"), "{}", second.stderr());
+    second.kill();
+    world.server.abort(&at);
+    world.server.outcome(&at);
+}
+
+#[test]
+fn l1_a_database_that_was_deleted_takes_nothing_and_says_so() {
+    let mut world = World::new();
+    world.server.says("before", "good morning");
+    assert_eq!(world.server.get("/readyz").status, 200);
+    for file in ["dispatch.db", "dispatch.db-wal", "dispatch.db-shm"] {
+        std::fs::remove_file(world.server.dir.join(file)).ok();
+    }
+    // Whatever writes next finds it out; clients need not wait for that.
+    let workspace = world.server.write("PUT", "/workspaces/lab", &json!({}));
+    let said = workspace.expect(503).to_string();
+    assert!(said.contains("deleted or replaced"), "{said}");
+    let ready = world.server.get("/readyz").expect(503).to_string();
+    assert!(ready.contains("dispatch.db"), "{ready}");
+    assert_eq!(
+        world.server.get("/health").json()["status"],
+        "store-failing"
+    );
+    assert!(!world.server.dir.join("dispatch.db").exists(), "no new one");
+    world.server.kill();
+}
+
+#[test]
 fn o1_a_data_directory_serves_one_server_at_a_time() {
     let world = World::new();
     let dir = world.server.dir.to_str().unwrap();

@@ -129,7 +129,10 @@ impl Api {
         match self.handle.ask(command).await {
             Answer::Rejected(rejection) => Err(rejection.into()),
             Answer::Invalid(invalid) => Err(invalid.into()),
-            Answer::Unconfirmed => Err(ApiError::Unconfirmed),
+            Answer::Unconfirmed => {
+                let why = self.handle.unwell();
+                Err(ApiError::Unconfirmed(why.map(|why| why.to_string())))
+            }
             Answer::ShuttingDown => Err(ApiError::ShuttingDown),
             answer @ (Answer::Accepted(_)
             | Answer::Ended(_)

@@ -134,6 +134,7 @@ pub struct Handle {
     urgent: mpsc::UnboundedSender<Urgent>,
     booted: watch::Receiver<bool>,
     drained: watch::Receiver<bool>,
+    unwell: watch::Receiver<Option<Arc<str>>>,
     draining: Arc<AtomicBool>,
     patience: Duration,
 }
@@ -168,6 +169,11 @@ impl Handle {
     /// The graceful end has begun: nothing new is taken.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Why the store took nothing when it was last asked to; `None`: it took it.
+    pub fn unwell(&self) -> Option<Arc<str>> {
+        self.unwell.borrow().clone()
     }
 
     /// The store has answered this process's boot.
@@ -211,6 +217,7 @@ pub struct Driver<M, F> {
     drain: Vec<Effect>,
     booted: watch::Sender<bool>,
     drained: watch::Sender<bool>,
+    unwell: watch::Sender<Option<Arc<str>>>,
     is_shutting_down: bool,
     born: Instant,
     rebuild_pause_ms: u64,
@@ -250,11 +257,13 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
         let (bytes_in, bytes) = mpsc::channel(BYTES_LANE);
         let (booted, booted_out) = watch::channel(false);
         let (drained, drained_out) = watch::channel(false);
+        let (unwell, unwell_out) = watch::channel(None);
         let handle = Handle {
             draining: Arc::default(),
             urgent: urgent_in.clone(),
             booted: booted_out,
             drained: drained_out,
+            unwell: unwell_out,
             patience: Duration::from_millis(config.deadlines.store_ms) + ANSWER_MARGIN,
         };
         let now = ports.clock.now();
@@ -287,6 +296,7 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
             drain: Vec::new(),
             booted,
             drained,
+            unwell,
             is_shutting_down: false,
             born: now.mono,
             rebuild_pause_ms: 0,

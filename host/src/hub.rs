@@ -203,6 +203,7 @@ impl Hub {
             false => POLL,
         };
         let mut due = Instant::now() + every;
+        let mut is_failing = false;
         loop {
             let conversations = tokio::select! {
                 () = sleep_until(due) => {
@@ -212,9 +213,11 @@ impl Hub {
                 () = self.hinted.some.notified() => self.take_hints(),
             };
             let now = clock.now().wall;
-            if let Err(error) = self.poll_once(&*store, &conversations, now).await {
-                tracing::warn!(%error, "the log could not be polled for followers");
+            let polled = self.poll_once(&*store, &conversations, now).await;
+            if let (false, Err(error)) = (is_failing, &polled) {
+                tracing::warn!(%error, "the log cannot be polled for followers");
             }
+            is_failing = polled.is_err();
         }
     }
 

@@ -5,6 +5,7 @@ pub mod cli;
 pub(crate) mod client;
 pub mod clock;
 pub mod config;
+pub mod data_dir;
 pub mod demo;
 pub mod driver;
 pub mod exec;

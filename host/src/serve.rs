@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +22,8 @@ use tower::ServiceExt;
 use crate::api::{Api, PATIENCE, Parts, StallListener};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Database, Dialect, Places, ProviderSettings, Settings};
-use crate::driver::{Driver, Handle, Machine, Opens, Ports, fresh_seed};
+use crate::data_dir::{self, DataDirError};
+use crate::driver::{Driver, Handle, Machine, Opens, Ports};
 use crate::exec::{Exec, LocalExec, LocalExecConfig, RunBounds};
 use crate::hub::Hub;
 use crate::journal::{Journal, JournalError};
@@ -32,7 +32,8 @@ use crate::panics::Caught;
 use crate::provider::{HttpProvider, Provider, ProviderConfig, ProviderConfigError, Secret};
 use crate::scripted::{Script, ScriptError, ScriptedProvider};
 use crate::store::{
-    DirLock, Hint, OpenError, PostgresOpenError, PostgresOptions, PostgresStore, SqliteStore, Store,
+    DirLock, Hint, OpenError, PostgresOpenError, PostgresOptions, PostgresStore, ReadError,
+    SqliteStore, Store,
 };
 use crate::webhook::Webhooks;
 
@@ -47,6 +48,26 @@ pub enum ServeError {
         /// What the system said.
         cause: io::Error,
     },
+    /// The data directory itself.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The replica of which the data directory is a copy is alive.
+    #[error(
+        "{} is a copy of the data directory of replica `{node}`, which was heard of {silent_s} s ago: two of one name would take each other's turns; delete the file `node` in it to give this replica a name of its own, or, if the directory has moved here, start it {lease_s} s after the other was stopped", dir.display()
+    )]
+    Copied {
+        /// The data directory.
+        dir: PathBuf,
+        /// Whose.
+        node: String,
+        /// When the other one was heard of.
+        silent_s: u64,
+        /// From when on it counts as gone.
+        lease_s: u64,
+    },
+    /// The store could not be asked.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// The store.
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -96,6 +117,9 @@ impl ServeError {
         match self {
             ServeError::Provider { .. } | ServeError::Script { .. } => true,
             ServeError::Data { .. }
+            | ServeError::DataDir(_)
+            | ServeError::Copied { .. }
+            | ServeError::Read(_)
             | ServeError::Store(_)
             | ServeError::Postgres(_)
             | ServeError::Journal(_)
@@ -142,10 +166,11 @@ pub async fn serve<N: Net>(
     shutdown: CancellationToken,
     announce: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
-    make_dir(&settings.places.data_dir)?;
+    data_dir::make(&settings.places.data_dir)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     // First of all: nobody else may use the data directory.
     let (store, _lock) = open_store(&settings.places, clock.clone()).await?;
+    own_data_dir(&settings, &*store).await?;
     let surroundings = Surroundings {
         store,
         exec: Arc::new(local_exec(&settings)?),
@@ -235,8 +260,8 @@ impl House {
             cwd: default_cwd(settings)?,
         };
         let owner = Owner {
-            node: node_name(&settings.places.data_dir)?.into(),
-            boot: u64::from_le_bytes(eight_random_bytes()),
+            node: data_dir::node(&settings.places.data_dir)?.name.into(),
+            boot: data_dir::eight_random_bytes(),
             incarnation: 0,
         };
         let core = settings.core(owner.clone());
@@ -303,7 +328,7 @@ impl House {
         };
         let http = tokio::spawn(serving.run(listener, self.api.clone().router()));
         let address_file = settings.places.data_dir.join("address");
-        write_whole(&address_file, format!("{bound}\n").as_bytes())?;
+        data_dir::write_whole(&address_file, &format!("{bound}\n"))?;
         announce(bound);
         let ended = tokio::select! {
             biased;
@@ -472,10 +497,18 @@ async fn open_store(
     clock: Arc<dyn Clock>,
 ) -> Result<(Arc<dyn Store>, Option<DirLock>), ServeError> {
     Ok(match &places.database {
-        Database::Sqlite(path) => (Arc::new(SqliteStore::open(path, clock)?), None),
+        Database::Sqlite(path) => {
+            let store = SqliteStore::open(path, clock)?;
+            tracing::info!(path = %path.display(), "turns are kept in SQLite, for this server alone");
+            (Arc::new(store), None)
+        }
         Database::Postgres(url) => {
             let lock = DirLock::acquire(&places.data_dir).map_err(OpenError::from)?;
             let store = PostgresStore::open(url, PostgresOptions::default()).await?;
+            tracing::info!(
+                at = store.at(),
+                "turns are kept in PostgreSQL, for all replicas"
+            );
             (Arc::new(store), Some(lock))
         }
     })
@@ -505,50 +538,35 @@ fn default_cwd(settings: &Settings) -> Result<PathBuf, ServeError> {
         .map_err(|cause| ServeError::Data { path: cwd, cause })
 }
 
-/// The replica's stable name: drawn at the first start, kept with the data.
-fn node_name(data_dir: &Path) -> Result<String, ServeError> {
-    let path = data_dir.join("node");
-    match fs::read_to_string(&path) {
-        Ok(name) if !name.trim().is_empty() => return Ok(name.trim().to_owned()),
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(cause) => return Err(ServeError::Data { path, cause }),
+/// A copied data directory becomes one in its own right, unless the original
+/// is being served: what it names as its own belongs to that one.
+async fn own_data_dir(settings: &Settings, store: &dyn Store) -> Result<(), ServeError> {
+    let dir = &settings.places.data_dir;
+    let node = data_dir::node(dir)?;
+    if !node.is_copy {
+        return Ok(data_dir::own(dir, &node.name)?);
     }
-    let name = format!("node-{:016x}", u64::from_le_bytes(eight_random_bytes()));
-    write_whole(&path, format!("{name}\n").as_bytes())?;
-    Ok(name)
-}
-
-fn eight_random_bytes() -> [u8; 8] {
-    let seed = fresh_seed();
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&seed[..8]);
-    bytes
-}
-
-fn make_dir(path: &Path) -> Result<(), ServeError> {
-    // What people said lies in it: nobody else's business.
-    let made = fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path);
-    made.map_err(|cause| ServeError::Data {
-        path: path.to_owned(),
-        cause,
-    })
-}
-
-/// Readers see the old file or the whole new one.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ServeError> {
-    let temporary = path.with_extension("new");
-    let write = || {
-        let mut file = fs::File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(|cause| ServeError::Data {
-        path: path.to_owned(),
-        cause,
-    })
+    if store.is_shared() {
+        let lease_s = settings.liveness.lease_s;
+        let original = store.replicas().await?;
+        let original = original
+            .iter()
+            .find(|seen| *seen.row.owner.node == *node.name);
+        let silent_s = original.map(|seen| seen.now.since_ms(seen.row.seen_at) / 1_000);
+        if let Some(silent_s) = silent_s.filter(|silent_s| *silent_s < lease_s) {
+            return Err(ServeError::Copied {
+                dir: dir.clone(),
+                node: node.name,
+                silent_s,
+                lease_s,
+            });
+        }
+    }
+    let aside = data_dir::set_runs_aside(dir)?;
+    tracing::warn!(
+        dir = %dir.display(),
+        runs = aside.map(|aside| aside.display().to_string()),
+        "this data directory is a copy of another: its turns go on here, its commands are left to the original; stop that one, or both do the same work"
+    );
+    Ok(data_dir::own(dir, &node.name)?)
 }

@@ -108,3 +108,33 @@ fn l9_the_postgres_store_answers_and_keeps_what_the_model_does() {
         }
     }
 }
+
+#[test]
+fn o5_a_store_that_is_allowed_fewer_connections_than_it_has_threads_gets_by() {
+    let Some(cluster) = shared() else { return };
+    let url = cluster.database();
+    let name = url.rsplit('/').next().unwrap().split('?').next().unwrap();
+    for sql in [
+        "CREATE ROLE few LOGIN CONNECTION LIMIT 3",
+        "GRANT CREATE ON DATABASE current TO few",
+    ] {
+        cluster.psql(name, &sql.replace("current", name)).unwrap();
+    }
+    let url = url.replace("postgres@", "few@");
+    let store = Postgres::at(&url, PostgresOptions::default());
+    let (tell, heard) = channel();
+    let ask = |verb: Verb| {
+        let tell = tell.clone();
+        let done = move |outcome| tell.send(outcome).unwrap();
+        store.store().submit(verb, Box::new(done));
+    };
+    ask(super::crowd::boot());
+    assert!(heard.recv().unwrap().is_ok());
+    for n in 0..100 {
+        ask(super::crowd::accept(n));
+        ask(super::crowd::view());
+    }
+    for outcome in heard.iter().take(200) {
+        assert!(outcome.is_ok(), "{outcome:?}");
+    }
+}

@@ -154,7 +154,7 @@ fn lands_once(verb: &Verb, missing: Missing) -> bool {
     match verb {
         Verb::Accept(_) => true,
         // "The conversation's open turn" may be another one by now.
-        Verb::RequestAbort(request) => request.turn.is_some(),
+        Verb::RequestAbort(request) => request.turn.is_some() || missing == Missing::NotLanded,
         _ => missing != Missing::MayLandYet,
     }
 }

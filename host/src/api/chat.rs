@@ -9,7 +9,7 @@ use http::{HeaderMap, StatusCode};
 use serde_json::json;
 
 use super::problem::bad_field;
-use super::request::{ChatRequest, Id, Json, text};
+use super::request::{ChatRequest, Id, Json, known, text};
 use super::stream::{Framing, Manner, respond};
 use super::{Api, ApiError, json as answer, shown, unexpected};
 use crate::hub::{Follow, Scope};
@@ -86,6 +86,7 @@ pub(super) async fn abort(
     Json(body): Json,
 ) -> Result<Response, ApiError> {
     let body = body.unwrap_or_default();
+    known(&body, &["turnId", "reason"])?;
     let named = text(&body, "turnId")?;
     let turn = named
         .map(TurnId::try_from)

@@ -22,6 +22,11 @@ pub enum ApiError {
     EmptyBody,
     #[error("field `{field}` {reason}")]
     InvalidField { field: &'static str, reason: String },
+    #[error("field `{field}` is not known here; the fields are: {}", known.join(", "))]
+    UnknownField {
+        field: String,
+        known: &'static [&'static str],
+    },
     #[error("parameter `{name}` {reason}")]
     InvalidParameter { name: &'static str, reason: String },
     #[error(
@@ -87,15 +92,19 @@ pub enum ApiError {
     #[error("{0}")]
     StoreUnavailable(String),
     #[error(
-        "the store did not confirm it in time, so it may have happened or not; ask again with the same Idempotency-Key"
+        "the store did not confirm it in time{}, so it may have happened or not; ask again, with the same Idempotency-Key if one was sent", met(.0.as_deref())
     )]
-    Unconfirmed,
+    Unconfirmed(Option<String>),
     #[error("the server is starting and has not read its store yet; try again in a moment")]
     Starting,
     #[error("the server is shutting down; try again when it is back")]
     ShuttingDown,
     #[error("a bug in the server: {0}; its log says more")]
     Internal(String),
+}
+
+fn met(why: Option<&str>) -> String {
+    why.map_or_else(String::new, |why| format!(" ({why})"))
 }
 
 /// Seconds after which a refused client may come back.
@@ -109,6 +118,7 @@ impl ApiError {
             ApiError::MalformedJson(_) => (S::BAD_REQUEST, "malformed-json", "Malformed JSON"),
             ApiError::InvalidUtf8 => (S::BAD_REQUEST, "invalid-utf8", "Not UTF-8"),
             ApiError::EmptyBody => (S::BAD_REQUEST, "empty-body", "No body"),
+            ApiError::UnknownField { .. } => (S::BAD_REQUEST, "unknown-field", "Unknown field"),
             ApiError::InvalidField { .. } => (S::BAD_REQUEST, "invalid-field", "Invalid field"),
             ApiError::InvalidParameter { .. } => {
                 (S::BAD_REQUEST, "invalid-parameter", "Invalid parameter")
@@ -195,7 +205,7 @@ impl ApiError {
                 "store-unavailable",
                 "Store unavailable",
             ),
-            ApiError::Unconfirmed => (S::SERVICE_UNAVAILABLE, "unconfirmed", "Not confirmed"),
+            ApiError::Unconfirmed(_) => (S::SERVICE_UNAVAILABLE, "unconfirmed", "Not confirmed"),
             ApiError::Starting => (S::SERVICE_UNAVAILABLE, "starting", "Starting"),
             ApiError::ShuttingDown => (S::SERVICE_UNAVAILABLE, "shutting-down", "Shutting down"),
             ApiError::Internal(_) => (S::INTERNAL_SERVER_ERROR, "internal", "Internal error"),

@@ -5,7 +5,7 @@ use dispatch_core::io::{Answer, Command};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::request::{Id, Json, wrong};
+use super::request::{Id, Json, known, wrong};
 use super::{Api, ApiError, json as answer, unexpected};
 use crate::config::Dialect;
 use crate::panics::resident_kib;
@@ -25,6 +25,7 @@ pub(super) async fn set_limit(
     Json(body): Json,
 ) -> Result<Response, ApiError> {
     let body = body.ok_or(ApiError::EmptyBody)?;
+    known(&body, &["limit"])?;
     let limit = body
         .get("limit")
         .and_then(Value::as_u64)
@@ -67,13 +68,16 @@ fn shown(api: &Api, line: &ProviderView) -> Value {
 /// `GET /health`: what this process is doing (O4).
 pub(super) async fn health(State(api): State<Api>) -> Response {
     let providers: Vec<_> = api.providers.iter().map(|p| p.id.as_str()).collect();
+    let unwell = api.handle.unwell();
     let status = match (api.handle.is_booted(), api.handle.is_draining()) {
         (_, true) => "shutting-down",
+        (true, false) if unwell.is_some() => "store-failing",
         (true, false) => "ok",
         (false, false) => "starting",
     };
     let health = json!({
         "status": status,
+        "store": unwell.as_deref(),
         "version": env!("CARGO_PKG_VERSION"),
         "providers": providers,
         "followedConversations": api.hub.topics(),
@@ -86,6 +90,10 @@ pub(super) async fn health(State(api): State<Api>) -> Response {
 pub(super) async fn ready(State(api): State<Api>) -> Result<&'static str, ApiError> {
     if api.closing.is_cancelled() || api.handle.is_draining() {
         Err(ApiError::ShuttingDown)
+    } else if let Some(why) = api.handle.unwell() {
+        Err(ApiError::StoreUnavailable(format!(
+            "the store takes nothing at the moment: {why}"
+        )))
     } else if api.handle.is_booted() {
         Ok("ready\n")
     } else {

@@ -23,6 +23,18 @@ const MAX_KEY_BYTES: usize = 255;
 /// PATH_MAX of Linux.
 const MAX_PATH_BYTES: usize = 4_096;
 
+/// What a message may come with.
+const CHAT_FIELDS: &[&str] = &[
+    "message",
+    "conversationId",
+    "workspaceId",
+    "model",
+    "cwd",
+    "computerId",
+    "delivery",
+    "detach",
+];
+
 /// The body of a write: a JSON object, or nothing.
 #[derive(Debug)]
 pub(super) struct Json(pub(super) Option<Map<String, Value>>);
@@ -154,6 +166,20 @@ pub(super) fn text<'b>(
     }
 }
 
+/// A misspelt field would be done without, and nobody would notice.
+pub(super) fn known(
+    body: &Map<String, Value>,
+    fields: &'static [&'static str],
+) -> Result<(), ApiError> {
+    let unknown = body.keys().find(|key| !fields.contains(&key.as_str()));
+    unknown.map_or(Ok(()), |field| {
+        Err(ApiError::UnknownField {
+            field: field.clone(),
+            known: fields,
+        })
+    })
+}
+
 pub(super) fn wrong(field: &'static str, reason: &str) -> ApiError {
     ApiError::InvalidField {
         field,
@@ -193,6 +219,7 @@ impl ChatRequest {
         into: Option<ConversationId>,
     ) -> Result<ChatRequest, ApiError> {
         let mut body = body.ok_or(ApiError::EmptyBody)?;
+        known(&body, CHAT_FIELDS)?;
         if let Some(into) = &into {
             let named = text(&body, "conversationId")?;
             if named.is_some_and(|named| named != into.as_str()) {
@@ -316,7 +343,7 @@ mod tests {
     fn a_full_request_is_understood() {
         let request = parse(
             r#"{"message":"hi","conversationId":"c-1","workspaceId":"w","model":"p/m",
-                "cwd":"/tmp","delivery":"queue","detach":true,"future":[1]}"#,
+                "cwd":"/tmp","delivery":"queue","detach":true}"#,
         )
         .unwrap();
         assert!(request.detach);
@@ -356,9 +383,9 @@ mod tests {
 
     #[test]
     fn the_digest_sees_meaning_and_not_spelling() {
-        let one = digest(r#"{"message":"x","cwd":"/a","extra":{"b":1,"a":2}}"#);
-        let same = digest(r#"{ "extra": {"a":2,"b":1}, "cwd":"\/a", "message":"\u0078" }"#);
-        let other = digest(r#"{"message":"y","cwd":"/a","extra":{"b":1,"a":2}}"#);
+        let one = digest(r#"{"message":"x","cwd":"/a","detach":true}"#);
+        let same = digest(r#"{ "detach": true, "cwd":"\/a", "message":"\u0078" }"#);
+        let other = digest(r#"{"message":"y","cwd":"/a","detach":true}"#);
         assert_eq!(one, same);
         assert_ne!(one, other);
     }

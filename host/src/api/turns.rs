@@ -11,7 +11,7 @@ use super::conversations::or_null;
 use super::request::Id;
 use super::{Api, ApiError, json as answer, shown};
 use crate::hub::status;
-use crate::store::{ProviderView, TurnView};
+use crate::store::{ProviderView, ReplicaView, TurnView};
 
 /// `GET /turns/{id}`: everything that is known of a turn (T2, T13).
 pub(super) async fn get(State(api): State<Api>, Id(id): Id<TurnId>) -> Result<Response, ApiError> {
@@ -40,7 +40,10 @@ pub(super) async fn why(State(api): State<Api>, Id(id): Id<TurnId>) -> Result<Re
         TurnState::Parked | TurnState::Streaming | TurnState::Tools | TurnState::Ended => None,
     };
     let mut described = describe(&view, now);
-    described["why"] = sentence(&view, line, before, now).into();
+    described["why"] = match absence(&api, &view).await? {
+        Some(why) => why.into(),
+        None => sentence(&view, line, before, now).into(),
+    };
     described["behind"] = or_null(before.map(|turn| turn.to_string()));
     described["line"] = line.map_or(Value::Null, |line| {
         json!({
@@ -50,6 +53,38 @@ pub(super) async fn why(State(api): State<Api>, Id(id): Id<TurnId>) -> Result<Re
         })
     });
     Ok(answer(StatusCode::OK, &described))
+}
+
+/// Nothing moves, because the one that would move it is not there (L9).
+async fn absence(api: &Api, view: &TurnView) -> Result<Option<String>, ApiError> {
+    let row = &view.row;
+    let node = match row.state {
+        TurnState::Parked => row.bound.as_ref(),
+        TurnState::Streaming | TurnState::Tools => row.owner.as_ref().map(|owner| &owner.node),
+        TurnState::Blocked | TurnState::Ended => None,
+    };
+    let Some(node) = node else {
+        return Ok(None);
+    };
+    let replicas = api.store.replicas().await?;
+    let seen = replicas.iter().find(|seen| seen.row.owner.node == *node);
+    // One that shuts down still runs what it owns.
+    let is_away = |seen: &&ReplicaView| match row.state {
+        TurnState::Parked => !seen.row.is_live(seen.now, api.lease_ms),
+        _ => seen.now.since_ms(seen.row.seen_at) > api.lease_ms,
+    };
+    let Some(seen) = seen.filter(is_away) else {
+        return Ok(None);
+    };
+    let silent_s = seen.now.since_ms(seen.row.seen_at) / 1_000;
+    Ok(Some(match row.state {
+        TurnState::Parked => format!(
+            "It waits for node `{node}`, where its tools have run and their files are; that node was last heard of {silent_s} s ago: start it again, or the turn will be given up."
+        ),
+        _ => format!(
+            "Node `{node}`, which runs it, was last heard of {silent_s} s ago; as soon as its lease has ended, the turn is taken from it."
+        ),
+    }))
 }
 
 async fn find(api: &Api, id: TurnId) -> Result<TurnView, ApiError> {
@@ -73,6 +108,7 @@ fn describe(view: &TurnView, now: Timestamp) -> Value {
         "turnId": row.turn.to_string(),
         "conversationId": row.conversation.as_str(),
         "state": state(row.state),
+        "node": row.owner.as_ref().map(|owner| &*owner.node).or(row.bound.as_deref()),
         "status": shown_status,
         "provider": row.provider.as_str(),
         "model": format!("{}/{}", row.provider, row.model),

@@ -10,7 +10,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::request::{Id, Json, directory, text, wrong};
+use super::request::{Id, Json, directory, known, text, wrong};
 use super::{Api, ApiError, json as answer, unexpected};
 
 /// `GET /workspaces/{id}` (C3).
@@ -28,6 +28,7 @@ pub(super) async fn put(
     Json(body): Json,
 ) -> Result<Response, ApiError> {
     let body = body.unwrap_or_default();
+    known(&body, &["title", "defaultCwd"])?;
     let title = text(&body, "title")?.map(str::to_owned);
     if title
         .as_ref()

@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dispatch_core::ids::{EffectId, ProviderId, TurnId};
 use dispatch_core::io::{Effect, FailKind, Found, Input, MAX_UNATTENDED, ToolEnd, ToolStart};
 use dispatch_core::journal::Start;
-use dispatch_core::store::Verb;
+use dispatch_core::store::{Outcome, StoreFault, Verb};
 use dispatch_core::time::Instant;
 use dispatch_core::webhook::{Delivery, GIVEN_UP};
 use futures_util::FutureExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -138,6 +139,19 @@ impl Work {
     }
 }
 
+/// What a write has come to tells whether the next one has a chance.
+fn note_health(unwell: &watch::Sender<Option<Arc<str>>>, outcome: &Outcome) {
+    match outcome {
+        Ok(_) => {
+            unwell.send_if_modified(|unwell| unwell.take().is_some());
+        }
+        Err(StoreFault::Failed(why)) => {
+            unwell.send_replace(Some(why.as_str().into()));
+        }
+        Err(StoreFault::Unknown) => {}
+    }
+}
+
 fn effect_of(input: &Input) -> Option<EffectId> {
     match input {
         Input::Tick | Input::Command { .. } | Input::Nudged | Input::Shutdown => None,
@@ -225,11 +239,15 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
             Effect::Store { id, verb } => {
                 self.flights.add(id, turn_of_verb(&verb), Work::Plain);
                 let lanes = self.lanes.clone();
+                let unwell = (!verb.is_read()).then(|| self.unwell.clone());
                 #[cfg(planted)]
                 let name = points::submitting(id, &verb);
                 let done = Box::new(move |outcome| {
                     #[cfg(planted)]
                     points::committed(name, &outcome);
+                    if let Some(unwell) = unwell {
+                        note_health(&unwell, &outcome);
+                    }
                     lanes.urgent(Input::Stored { id, outcome });
                 });
                 self.ports.store.submit(verb, done);

@@ -157,6 +157,8 @@ fn remedy(cause: &str) -> &'static str {
         "switch TLS on there (ssl = on), or write sslmode=disable in DATABASE_URL where the way to it is safe"
     } else if cause.contains("UnknownIssuer") || cause.contains("CaUsedAsEndEntity") {
         "its certificate comes from no public authority: name the one that signed it by sslrootcert=/path/to/ca.pem in DATABASE_URL"
+    } else if cause.contains("too many connections") || cause.contains("connection slots") {
+        "a replica takes up to 17 connections: raise max_connections, or the role's limit, or put a pooler before the database"
     } else if cause.contains("certificate") {
         "its certificate must be valid now and made out to the host that DATABASE_URL names"
     } else {

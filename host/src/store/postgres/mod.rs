@@ -149,6 +149,7 @@ impl PostgresStore {
             mode: Mutex::new(Mode::Prepared),
             census: Census::default(),
             hints: Hints::default(),
+            idle: Mutex::default(),
             options,
         });
         let running = Arc::new(running);
@@ -176,6 +177,11 @@ impl PostgresStore {
             ended,
             at,
         })
+    }
+
+    /// Host and database, without credentials.
+    pub fn at(&self) -> &str {
+        &self.at
     }
 
     /// Everything that the store holds, read in one transaction.

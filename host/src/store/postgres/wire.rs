@@ -43,9 +43,16 @@ pub(in crate::store) enum PgFault {
 fn remedy(state: &str) -> &'static str {
     match state {
         "53100" => "; free some space on the disk of the database",
-        "53300" => "; raise max_connections, or lower the number of replicas",
+        "53300" => {
+            "; a replica takes up to 17 connections: raise max_connections, or the role's limit, or put a pooler before the database"
+        }
         "25006" => "; DATABASE_URL names a standby, name the primary",
-        "42501" => "; grant the role of DATABASE_URL the rights on schema `dispatch`",
+        "42501" => {
+            "; grant the role of DATABASE_URL the rights on schema `dispatch`, or CREATE on the database where that schema is to be made"
+        }
+        "3D000" | "3F000" | "42P01" => {
+            "; the database or its schema `dispatch` was dropped: restore it, and restart every replica"
+        }
         "55P03" | "57014" => "; some other session holds a lock for long: look at pg_stat_activity",
         _ => "",
     }
@@ -73,6 +80,11 @@ impl PgFault {
             PgFault::Lost(_) => true,
             PgFault::Moved => false,
         }
+    }
+
+    /// There is no connection for us, as others have them all.
+    pub(super) fn is_crowded(&self) -> bool {
+        matches!(self, PgFault::Refused { state, .. } if state == "53300")
     }
 
     /// Somebody between us and the server hands statements to other sessions.
@@ -206,6 +218,11 @@ impl Wire {
             unsent: Vec::new(),
             patience,
         }
+    }
+
+    /// Its statements are sent in this way.
+    pub(super) fn is_in(&self, mode: Mode) -> bool {
+        self.mode == mode
     }
 
     /// The other end is gone, as far as is known.

@@ -27,6 +27,11 @@ const MOST_ATTEMPTS: u32 = 8;
 const MOST_READS: u32 = 3;
 /// A verb that has waited so long is near its deadline: it is not begun.
 const STALE: Duration = Duration::from_secs(20);
+/// PostgreSQL has no connection for us: one of ours is waited for so long.
+const CROWDED: Duration = Duration::from_secs(5);
+/// How often one of ours is looked for before PostgreSQL is asked again.
+const LOOKS: u32 = 40;
+const LOOK: Duration = Duration::from_millis(5);
 /// Slots that were left so long ago matter to no cooldown.
 const RELEASES_KEPT_MS: u64 = 3_600_000;
 
@@ -47,13 +52,15 @@ pub(super) struct Shared {
     pub(super) mode: Mutex<Mode>,
     pub(super) census: Census,
     pub(super) hints: Hints,
+    /// Connections that no thread has at the moment, the latest last.
+    pub(super) idle: Mutex<Vec<Wire>>,
     pub(super) options: PostgresOptions,
 }
 
-/// One thread's connection, opened when first needed and anew after a fault.
+/// One thread, with a connection for as long as a job lasts: where PostgreSQL
+/// allows fewer than there are threads, they go round.
 pub(super) struct Worker {
     shared: Arc<Shared>,
-    wire: Option<Wire>,
 }
 
 /// How one attempt went wrong.
@@ -80,18 +87,53 @@ impl Worker {
             .map(|clock| clock.now().wall)
     }
 
-    fn connected(&mut self) -> Result<Wire, Fault> {
-        if let Some(wire) = self.wire.take().filter(|wire| !wire.is_closed()) {
-            return Ok(wire);
-        }
+    fn connected(&self) -> Result<Wire, Fault> {
         let Shared {
             address, handle, ..
         } = &*self.shared;
-        let client = handle.block_on(address.connect(handle));
-        let client = client.map_err(Fault::Postgres)?;
+        let give_up = Instant::now() + CROWDED;
+        loop {
+            if let Some(wire) = self.idle() {
+                return Ok(wire);
+            }
+            match handle.block_on(address.connect(handle)) {
+                Ok(client) => {
+                    let mode = *locked(&self.shared.mode);
+                    let patience = self.shared.options.patience;
+                    return Ok(Wire::new(handle.clone(), client, mode, patience));
+                }
+                Err(fault) if fault.is_crowded() && Instant::now() < give_up => {
+                    if let Some(wire) = self.given_back() {
+                        return Ok(wire);
+                    }
+                }
+                Err(fault) => return Err(Fault::Postgres(fault)),
+            }
+        }
+    }
+
+    /// A connection that another thread has used.
+    fn idle(&self) -> Option<Wire> {
         let mode = *locked(&self.shared.mode);
-        let patience = self.shared.options.patience;
-        Ok(Wire::new(handle.clone(), client, mode, patience))
+        let mut idle = locked(&self.shared.idle);
+        while let Some(wire) = idle.pop() {
+            if !wire.is_closed() && wire.is_in(mode) {
+                return Some(wire);
+            }
+        }
+        None
+    }
+
+    /// The same, as soon as there is one; asking PostgreSQL again costs it more.
+    fn given_back(&self) -> Option<Wire> {
+        (0..LOOKS).find_map(|_| {
+            std::thread::sleep(LOOK);
+            self.idle()
+        })
+    }
+
+    fn give_back(&self, wire: Wire) {
+        locked(&self.shared.idle).push(wire);
     }
 
     /// Runs it, again where it has only met another one.
@@ -112,7 +154,7 @@ impl Worker {
             self.learn(&fault);
             let may_pass = matches!(&fault, Fault::Postgres(fault) if fault.may_pass());
             if !may_pass || attempt >= MOST_ATTEMPTS {
-                tracing::error!(verb = verb.name(), %fault, "a verb failed");
+                tracing::debug!(verb = verb.name(), %fault, "a verb failed");
                 return Err(StoreFault::Failed(fault.to_string()));
             }
             tracing::debug!(verb = verb.name(), %fault, attempt, "a verb is repeated");
@@ -155,7 +197,7 @@ impl Worker {
                 let committed = tx.commit();
                 match committed {
                     Ok(()) => {
-                        self.wire = Some(wire);
+                        self.give_back(wire);
                         let hints = moved.into_iter().map(Hint::Conversation);
                         self.shared.hints.add(hints);
                         Ok(reply)
@@ -185,7 +227,7 @@ impl Worker {
         let is_its_own =
             matches!(fault, Fault::Postgres(fault) if fault.is_lost() || fault.is_unprepared());
         if !is_its_own {
-            self.wire = Some(wire);
+            self.give_back(wire);
         }
     }
 
@@ -222,7 +264,7 @@ impl Worker {
             answer
         });
         match answer {
-            Ok(_) => self.wire = Some(wire),
+            Ok(_) => self.give_back(wire),
             Err(ref fault) => self.put_back(wire, fault),
         }
         answer
@@ -235,7 +277,7 @@ impl Worker {
             tx.notice_due()?;
             tx.forget_releases(RELEASES_KEPT_MS)?;
             tx.commit()?;
-            self.wire = Some(wire);
+            self.give_back(wire);
             Ok(())
         });
         if let Err(fault) = kept {
@@ -275,7 +317,6 @@ pub(super) fn serve(
     for _ in 0..threads.max(1) {
         let mut worker = Worker {
             shared: shared.clone(),
-            wire: None,
         };
         let (inbox, alive) = (inbox.clone(), running.clone());
         let run = move || {

@@ -55,9 +55,17 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// It was there when it was opened.
+    #[error(
+        "the database {path} was deleted or replaced while it was served: nothing more is taken; stop the server, put the file back, and start it again"
+    )]
+    Gone {
+        /// The file.
+        path: PathBuf,
+    },
     /// SQLite said no.
     #[error(
-        "cannot open the database {path}: {cause}; check the disk, and that the file is intact"
+        "cannot open the database {path}: {cause}; check the disk, its free space, and that the file is intact"
     )]
     Sqlite {
         /// The file.

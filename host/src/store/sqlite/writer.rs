@@ -1,6 +1,7 @@
 //! The one connection that writes, and its group commits.
 
 use std::any::Any;
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +28,8 @@ pub(super) struct Writer {
     time: Arc<StoreTime>,
     conn: Option<Connection>,
     markers: Option<u64>,
+    /// Device and inode of the file; `None` where it is no file of the system's.
+    file: Option<(u64, u64)>,
 }
 
 /// SQLite gave up the whole transaction at one verb.
@@ -40,6 +43,7 @@ impl Writer {
         conn: Connection,
     ) -> Writer {
         Writer {
+            file: identity(&path),
             path,
             durability,
             time,
@@ -51,7 +55,7 @@ impl Writer {
     /// Runs the verbs in order, in one transaction, a savepoint each. What is
     /// answered `Ok` is on the disk.
     pub(super) fn run(&mut self, verbs: &[&Verb]) -> Vec<Outcome> {
-        if let Err(cause) = self.reopen() {
+        if let Err(cause) = self.is_there().and_then(|()| self.reopen()) {
             let fault = StoreFault::Failed(cause.to_string());
             return verbs.iter().map(|_| Err(fault.clone())).collect();
         }
@@ -75,6 +79,17 @@ impl Writer {
     #[cfg(test)]
     pub(super) fn connection(&self) -> Option<&Connection> {
         self.conn.as_ref()
+    }
+
+    /// What is written into a file that has been deleted is gone with this
+    /// process, however often it was synced.
+    fn is_there(&self) -> Result<(), OpenError> {
+        match self.file == identity(&self.path) {
+            true => Ok(()),
+            false => Err(OpenError::Gone {
+                path: self.path.clone(),
+            }),
+        }
     }
 
     fn reopen(&mut self) -> Result<(), OpenError> {
@@ -150,6 +165,11 @@ impl Writer {
     }
 }
 
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
 /// One transaction of several verbs.
 struct Batch<'w> {
     tx: SqlTx<'w>,
@@ -165,7 +185,8 @@ impl Batch<'_> {
     fn verb(&mut self, verb: &Verb) -> Outcome {
         let markers = self.tx.markers;
         let outcome = self.savepoint(verb).map_err(|cause| {
-            tracing::error!(verb = verb.name(), %cause, "a verb failed");
+            // The core tells of it, once a verb and however the store is made.
+            tracing::debug!(verb = verb.name(), %cause, "a verb failed");
             StoreFault::Failed(cause)
         });
         if outcome.is_err() {
