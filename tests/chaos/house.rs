@@ -158,9 +158,11 @@ impl House {
     fn owned_by(&self, victim: usize) -> Option<BTreeSet<(String, String)>> {
         let (cluster, url) = self.cluster.as_ref()?;
         let node = std::fs::read_to_string(self.servers[victim].dir.join("node")).unwrap();
+        // The name, and the number of the file's inode.
+        let node = node.split_whitespace().next().unwrap();
         let sql = format!(
             "SELECT conversation, state FROM dispatch.turns WHERE state IN (2, 3) AND owner_node = '{}'",
-            node.trim()
+            node
         );
         let rows = cluster.psql(database(url), &sql).unwrap_or_default();
         let rows = rows.lines().filter_map(|row| row.split_once('|'));
