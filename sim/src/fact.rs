@@ -282,6 +282,11 @@ pub enum Fact<'a> {
         /// How long it may still run at most.
         deadline_ms: u64,
     },
+    /// A replica watches over a command no more, and lives.
+    ToolLeft {
+        /// The command.
+        command: &'a str,
+    },
     /// A client asked for an abort.
     AbortAsked {
         /// Of this turn,

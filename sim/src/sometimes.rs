@@ -131,8 +131,6 @@ points! {
     NobodyUp = "nobody-up",
     /// A successor adopted a command that a dead server had left.
     AdoptedRunning = "left-command-adopted",
-    /// A successor found a command that was being killed.
-    AdoptedDying = "left-command-was-dying",
     /// A successor found the end of a command that a dead server had left.
     AdoptedFinished = "left-command-had-ended",
     /// A successor looked for a command that had never been started.

@@ -400,14 +400,16 @@ impl Stretch {
         }
     }
 
-    /// The lease may lapse any moment: stop, and say nothing (L2).
+    /// The lease may lapse any moment: stop, and say nothing (L2). Commands run
+    /// on: the turn is bound to this node, and whoever owns it next adopts them
+    /// here (L9, L10); should it end meanwhile, they are ended as unattended.
     pub(crate) fn fence_off(&mut self, ctx: &mut Ctx<'_>) {
         match &mut self.phase {
             Phase::Loading | Phase::Writing(_) => {}
             Phase::Streaming(_) => {
                 self.close_stream(ctx);
             }
-            Phase::Tools(tools) => tools.kill_all(ctx, self.turn),
+            Phase::Tools(tools) => tools.leave(ctx, self.turn),
         }
     }
 

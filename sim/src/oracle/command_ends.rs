@@ -26,6 +26,14 @@ struct Running {
     due_at: Us,
 }
 
+impl Running {
+    /// Only its own supervisor knows its deadline now.
+    fn let_go(&mut self) {
+        self.replica = None;
+        self.due_at = Us::MAX;
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct CommandEnds {
     running: BTreeMap<String, Running>,
@@ -38,8 +46,7 @@ impl CommandEnds {
     fn leave(&mut self, replica: usize) {
         for running in self.running.values_mut() {
             if running.replica == Some(replica) {
-                running.replica = None;
-                running.due_at = Us::MAX;
+                running.let_go();
             }
         }
     }
@@ -100,6 +107,11 @@ impl Oracle for CommandEnds {
                     due_at: moment.at + deadline_ms * 1_000,
                 };
                 self.running.insert((*command).to_owned(), running);
+            }
+            Fact::ToolLeft { command } => {
+                if let Some(running) = self.running.get_mut(*command) {
+                    running.let_go();
+                }
             }
             Fact::ToolGone { command, .. } => {
                 self.running.remove(*command);

@@ -266,7 +266,12 @@ impl Ring {
     }
 
     pub(super) fn leave_tool(&self, run: usize) {
-        self.runs.borrow_mut().runs[run].watcher = None;
+        let command = {
+            let run = &mut self.runs.borrow_mut().runs[run];
+            run.watcher = None;
+            run.command.clone()
+        };
+        self.tell(&Fact::ToolLeft { command: &command });
     }
 
     /// Who runs without a process that would hear of its end, each turn once.

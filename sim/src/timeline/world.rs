@@ -130,6 +130,7 @@ impl Watch for Builder {
             | Fact::Trouble { .. }
             | Fact::Rotted { .. }
             | Fact::ToolAdopted { .. }
+            | Fact::ToolLeft { .. }
             | Fact::ToolStarted { .. }
             | Fact::Answered { .. }
             | Fact::Checked { .. }

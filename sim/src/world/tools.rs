@@ -263,7 +263,6 @@ impl World<'_> {
                 let place = &mut self.runs.runs[run];
                 match place.state {
                     State::Runs if place.is_dying => {
-                        self.court.sometimes.hit(Point::AdoptedDying);
                         place.adopters.push((replica, life, id));
                         return;
                     }
@@ -309,6 +308,8 @@ impl World<'_> {
         };
         self.court.sometimes.hit(Point::CommandLeft);
         self.runs.runs[run].effect = None;
+        let command = self.runs.runs[run].command.clone();
+        self.tell(&Fact::ToolLeft { command: &command });
     }
 
     /// Who is not watched by a process that lives, each turn once.
