@@ -63,10 +63,8 @@ impl Replicas {
 
     /// Does to the schema what a later build would.
     fn alter(&self, sql: &str) {
-        let name = self.url.rsplit('/').next().unwrap();
-        let name = name.split('?').next().unwrap();
         let cluster = shared().expect("its database runs");
-        cluster.psql(name, sql).unwrap();
+        cluster.psql(Cluster::name_in(&self.url), sql).unwrap();
     }
 
     fn submit(&self, to: usize, conversation: &str, script: &Value) -> Receipt {

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 
 use crate::driver::fresh_seed;
 
-/// What cannot be done with a data directory.
+/// A file or a directory that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use {}: {cause}; check its owner, its permissions and the free space", path.display())]
-pub struct DataDirError {
-    /// The directory, or a file in it.
+pub struct PathError {
+    /// Which.
     pub path: PathBuf,
     /// What the system said.
     pub cause: io::Error,
@@ -33,11 +33,11 @@ pub struct Node {
 /// Makes the directory, if it is not there.
 ///
 /// # Errors
-/// [`DataDirError`].
-pub fn make(dir: &Path) -> Result<(), DataDirError> {
+/// [`PathError`].
+pub fn make(dir: &Path) -> Result<(), PathError> {
     // What people said lies in it: nobody else's business.
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|cause| DataDirError {
+    made.map_err(|cause| PathError {
         path: dir.to_owned(),
         cause,
     })
@@ -46,10 +46,10 @@ pub fn make(dir: &Path) -> Result<(), DataDirError> {
 /// Reads who serves it; a new directory is given a name.
 ///
 /// # Errors
-/// [`DataDirError`].
-pub fn node(dir: &Path) -> Result<Node, DataDirError> {
+/// [`PathError`].
+pub fn node(dir: &Path) -> Result<Node, PathError> {
     let path = dir.join("node");
-    let failed = |cause| DataDirError {
+    let failed = |cause| PathError {
         path: path.clone(),
         cause,
     };
@@ -59,28 +59,24 @@ pub fn node(dir: &Path) -> Result<Node, DataDirError> {
         Err(cause) => return Err(failed(cause)),
     };
     let mut words = text.split_whitespace();
-    let Some(name) = words.next() else {
-        let name = format!("node-{:016x}", eight_random_bytes());
-        own(dir, &name)?;
-        return Ok(Node {
-            name,
-            is_copy: false,
-        });
+    let drawn = || format!("node-{:016x}", eight_random_bytes());
+    let name = words.next().map_or_else(drawn, str::to_owned);
+    let is_copy = match words.next() {
+        Some(inode) => inode != fs::metadata(&path).map_err(failed)?.ino().to_string(),
+        None => {
+            // New, or of an earlier build, which wrote the name alone.
+            own(dir, &name)?;
+            false
+        }
     };
-    let inode = fs::metadata(&path).map_err(failed)?.ino();
-    // Earlier builds wrote the name alone.
-    let is_copy = words.next().is_some_and(|own| own != inode.to_string());
-    Ok(Node {
-        name: name.to_owned(),
-        is_copy,
-    })
+    Ok(Node { name, is_copy })
 }
 
 /// From now on the directory is no copy: it is this name's.
 ///
 /// # Errors
-/// [`DataDirError`].
-pub fn own(dir: &Path, name: &str) -> Result<(), DataDirError> {
+/// [`PathError`].
+pub fn own(dir: &Path, name: &str) -> Result<(), PathError> {
     replace(&dir.join("node"), |inode| format!("{name} {inode}\n"))
 }
 
@@ -88,8 +84,8 @@ pub fn own(dir: &Path, name: &str) -> Result<(), DataDirError> {
 /// commands may be running. Where they lie now, if there were any.
 ///
 /// # Errors
-/// [`DataDirError`].
-pub fn set_runs_aside(dir: &Path) -> Result<Option<PathBuf>, DataDirError> {
+/// [`PathError`].
+pub fn set_runs_aside(dir: &Path) -> Result<Option<PathBuf>, PathError> {
     let runs = dir.join("runs");
     let aside = dir.join(format!(
         "runs-of-the-original-{:08x}",
@@ -98,20 +94,20 @@ pub fn set_runs_aside(dir: &Path) -> Result<Option<PathBuf>, DataDirError> {
     match fs::rename(&runs, &aside) {
         Ok(()) => Ok(Some(aside)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(cause) => Err(DataDirError { path: runs, cause }),
+        Err(cause) => Err(PathError { path: runs, cause }),
     }
 }
 
 /// Readers see the old file or the whole new one.
 ///
 /// # Errors
-/// [`DataDirError`].
-pub fn write_whole(path: &Path, text: &str) -> Result<(), DataDirError> {
+/// [`PathError`].
+pub fn write_whole(path: &Path, text: &str) -> Result<(), PathError> {
     replace(path, |_| text.to_owned())
 }
 
 /// The same, of a text that knows the file's inode.
-fn replace(path: &Path, text: impl FnOnce(u64) -> String) -> Result<(), DataDirError> {
+fn replace(path: &Path, text: impl FnOnce(u64) -> String) -> Result<(), PathError> {
     let temporary = path.with_extension("new");
     let write = || {
         let mut file = File::create(&temporary)?;
@@ -120,7 +116,7 @@ fn replace(path: &Path, text: impl FnOnce(u64) -> String) -> Result<(), DataDirE
         file.sync_all()?;
         fs::rename(&temporary, path)
     };
-    write().map_err(|cause| DataDirError {
+    write().map_err(|cause| PathError {
         path: path.to_owned(),
         cause,
     })

@@ -12,7 +12,7 @@ mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use dispatch_core::event::{AgentEvent, EventBody};
@@ -22,6 +22,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use crate::clock::Clock;
+use crate::panics::locked;
 use crate::store::{LogHead, ReadError, Store};
 
 pub(crate) use follow::status;
@@ -228,13 +229,13 @@ impl Hub {
         let topic = topics.get(&conversation);
         if topic.is_some_and(|topic| !topic.followers.is_empty()) {
             drop(topics);
-            unpoisoned(&self.hinted.conversations).insert(conversation);
+            locked(&self.hinted.conversations).insert(conversation);
             self.hinted.some.notify_one();
         }
     }
 
     fn take_hints(&self) -> Vec<ConversationId> {
-        let hinted = std::mem::take(&mut *unpoisoned(&self.hinted.conversations));
+        let hinted = std::mem::take(&mut *locked(&self.hinted.conversations));
         hinted.into_iter().collect()
     }
 
@@ -320,14 +321,8 @@ impl Hub {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ConversationId, Topic>> {
-        unpoisoned(&self.topics)
+        locked(&self.topics)
     }
-}
-
-/// Every change under these locks leaves what they guard whole, so a panic
-/// elsewhere does no harm.
-fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Hub {

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::backtrace::Backtrace;
 use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Once;
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 /// A panic that was stopped.
 #[derive(Clone, Debug)]
@@ -33,6 +33,12 @@ pub fn guard<T>(act: impl FnOnce() -> T) -> Result<T, Caught> {
         message: message(&*payload),
         trace: TRACE.take().unwrap_or_default(),
     })
+}
+
+/// The value behind a lock, also where a holder of it panicked: the critical
+/// sections of this crate leave their values whole, wherever they are left.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a panic's payload says.

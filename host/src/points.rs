@@ -8,11 +8,13 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex};
 
 use dispatch_core::ids::EffectId;
 use dispatch_core::io::Input;
 use dispatch_core::store::{Outcome, Verb};
+
+use crate::panics::locked;
 use rustix::process::{Signal, getpid, kill_process};
 
 /// Where to die.
@@ -145,8 +147,7 @@ pub(crate) fn submitting(id: EffectId, verb: &Verb) -> &'static str {
         verb.name()
     );
     reach(Point::BeforeSubmit, verb.name());
-    let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
-    asked.insert(id, verb.name());
+    locked(&ASKED).insert(id, verb.name());
     verb.name()
 }
 
@@ -162,8 +163,7 @@ pub(crate) fn answered(input: &Input) -> Option<&'static str> {
     let Input::Stored { id, outcome: Ok(_) } = input else {
         return None;
     };
-    let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
-    asked.remove(id)
+    locked(&ASKED).remove(id)
 }
 
 /// What becomes of the next commit on this thread.

@@ -22,7 +22,7 @@ use tower::ServiceExt;
 use crate::api::{Api, PATIENCE, Parts, StallListener};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Database, Dialect, Places, ProviderSettings, Settings};
-use crate::data_dir::{self, DataDirError};
+use crate::data_dir::{self, PathError};
 use crate::driver::{Driver, Handle, Machine, Opens, Ports};
 use crate::exec::{Exec, LocalExec, LocalExecConfig, RunBounds};
 use crate::hub::Hub;
@@ -40,17 +40,9 @@ use crate::webhook::Webhooks;
 /// Why a server cannot start, or could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The data directory or a file in it.
-    #[error("cannot use {}: {cause}; check its owner, its permissions and the free space", path.display())]
-    Data {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        cause: io::Error,
-    },
-    /// The data directory itself.
+    /// The data directory, or a file.
     #[error(transparent)]
-    DataDir(#[from] DataDirError),
+    Path(#[from] PathError),
     /// The replica of which the data directory is a copy is alive.
     #[error(
         "{} is a copy of the data directory of replica `{node}`, which was heard of {silent_s} s ago: two of one name would take each other's turns; delete the file `node` in it to give this replica a name of its own, or, if the directory has moved here, start it {lease_s} s after the other was stopped", dir.display()
@@ -116,8 +108,7 @@ impl ServeError {
     pub fn is_configuration(&self) -> bool {
         match self {
             ServeError::Provider { .. } | ServeError::Script { .. } => true,
-            ServeError::Data { .. }
-            | ServeError::DataDir(_)
+            ServeError::Path(_)
             | ServeError::Copied { .. }
             | ServeError::Read(_)
             | ServeError::Store(_)
@@ -480,7 +471,7 @@ fn open_providers<N: Net>(
 }
 
 fn read_script(id: &ProviderId, path: &Path) -> Result<Script, ServeError> {
-    let json = fs::read_to_string(path).map_err(|cause| ServeError::Data {
+    let json = fs::read_to_string(path).map_err(|cause| PathError {
         path: path.to_owned(),
         cause,
     })?;
@@ -524,18 +515,18 @@ fn local_exec(settings: &Settings) -> Result<LocalExec, ServeError> {
         .iter()
         .filter_map(|w| w.secret_env.clone());
     config.secret_env.extend(names);
-    LocalExec::new(config).map_err(|cause| ServeError::Data {
+    let exec = LocalExec::new(config).map_err(|cause| PathError {
         path: data_dir,
         cause,
-    })
+    });
+    Ok(exec?)
 }
 
 /// C4's last resort.
 fn default_cwd(settings: &Settings) -> Result<PathBuf, ServeError> {
     let cwd = PathBuf::from(&settings.tools.cwd);
-    std::env::current_dir()
-        .map(|here| here.join(&cwd))
-        .map_err(|cause| ServeError::Data { path: cwd, cause })
+    let here = std::env::current_dir().map(|here| here.join(&cwd));
+    Ok(here.map_err(|cause| PathError { path: cwd, cause })?)
 }
 
 /// A copied data directory becomes one in its own right, unless the original
@@ -544,7 +535,7 @@ async fn own_data_dir(settings: &Settings, store: &dyn Store) -> Result<(), Serv
     let dir = &settings.places.data_dir;
     let node = data_dir::node(dir)?;
     if !node.is_copy {
-        return Ok(data_dir::own(dir, &node.name)?);
+        return Ok(());
     }
     if store.is_shared() {
         let lease_s = settings.liveness.lease_s;

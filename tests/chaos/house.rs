@@ -164,7 +164,9 @@ impl House {
             "SELECT conversation, state FROM dispatch.turns WHERE state IN (2, 3) AND owner_node = '{}'",
             node
         );
-        let rows = cluster.psql(database(url), &sql).unwrap_or_default();
+        let rows = cluster
+            .psql(Cluster::name_in(url), &sql)
+            .unwrap_or_default();
         let rows = rows.lines().filter_map(|row| row.split_once('|'));
         Some(rows.map(|(c, s)| (c.to_owned(), s.to_owned())).collect())
     }
@@ -201,7 +203,7 @@ impl House {
         let Some((cluster, url)) = &self.cluster else {
             return false;
         };
-        let name = database(url);
+        let name = Cluster::name_in(url);
         let sql = format!(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{name}'"
         );
@@ -251,10 +253,4 @@ fn settings(provider: &Provider) -> String {
         config::provider("mock", &provider.base_url(), LIMIT),
     ]
     .concat()
-}
-
-/// `postgres://.../NAME?...`
-fn database(url: &str) -> &str {
-    let path = url.split('?').next().unwrap_or(url);
-    path.rsplit('/').next().unwrap_or(path)
 }

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use super::crowd;
 use super::harness::{START, Sqlite, Subject};
 use super::postgres::Postgres;
-use super::support::postgres::shared;
+use super::support::postgres::{Cluster, shared};
 
 /// Without the marker of turn 1, and with one of a turn that nobody knows.
 const DAMAGE: [&str; 2] = [
@@ -50,8 +50,7 @@ fn l1_the_audit_puts_markers_right_on_postgresql() {
         return;
     };
     let url = cluster.database();
-    let name = url.rsplit('/').next().unwrap();
-    let name = name.split('?').next().unwrap().to_owned();
+    let name = Cluster::name_in(&url).to_owned();
     let mut store = Postgres::at(&url, PostgresOptions::default());
     puts_it_right(&mut store, || {
         for sql in DAMAGE {

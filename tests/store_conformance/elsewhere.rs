@@ -12,7 +12,7 @@ use dispatch_core::store::{Election, Fence, Granted, Outcome, Reply, Terminal, V
 use tokio::runtime::Runtime;
 
 use super::crowd;
-use super::support::postgres::shared;
+use super::support::postgres::{Cluster, shared};
 use super::support::proxy::{Act, Proxy, Seen};
 use super::support::until_true;
 
@@ -23,11 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 fn untold() -> Option<Result<(), String>> {
     let cluster = shared()?;
     let url = cluster.database();
-    let name = url
-        .rsplit('/')
-        .next()
-        .and_then(|rest| rest.split('?').next());
-    let name = name.unwrap().to_owned();
+    let name = Cluster::name_in(&url).to_owned();
     let proxy = Proxy::before(&url);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(2).enable_all().build().unwrap();

@@ -8,7 +8,7 @@ use dispatch_core::ids::ConversationId;
 
 use super::crowd;
 use super::elsewhere::asked;
-use super::support::postgres::shared;
+use super::support::postgres::{Cluster, shared};
 use super::support::until;
 
 fn hears(store: &impl Store) -> Receiver<Hint> {
@@ -56,7 +56,7 @@ fn l9_what_a_replica_commits_is_hinted_to_the_others_and_not_to_itself() {
         heard_here.try_iter().find(|hint| *hint == logged)
     });
     // Whoever listens is cut off, and listens again.
-    let name = url.rsplit('/').next().unwrap().split('?').next().unwrap();
+    let name = Cluster::name_in(&url);
     let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
         WHERE datname = current_database() AND pid <> pg_backend_pid()";
     cluster.psql(name, cut).unwrap();

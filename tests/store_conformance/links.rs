@@ -31,15 +31,11 @@ impl Linked {
         let cluster = shared()?;
         let url = cluster.database();
         let proxy = Proxy::before(&url);
-        let name = url
-            .rsplit('/')
-            .next()
-            .and_then(|rest| rest.split('?').next());
         Some(Linked {
             store: Postgres::at(&proxy.url(&url), options),
             proxy,
             cluster,
-            database: name.unwrap().to_owned(),
+            database: Cluster::name_in(&url).to_owned(),
             cut_after: 0,
             is_held: false,
             killer: None,

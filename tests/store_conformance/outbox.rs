@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use super::crowd;
 use super::harness::{Sqlite, Subject, dump_of, model_at_start, tables_differ};
 use super::postgres::Postgres;
-use super::support::postgres::shared;
+use super::support::postgres::{Cluster, shared};
 
 const LEASE_MS: u64 = 45_000;
 
@@ -339,16 +339,13 @@ fn c7_an_sqlite_file_of_format_1_opens_with_its_rows_and_is_told_of_from_then_on
 fn c7_a_postgresql_database_of_format_1_opens_with_its_rows_and_is_told_of_from_then_on() {
     let Some(cluster) = shared() else { return };
     let url = cluster.database();
-    let name = url
-        .rsplit('/')
-        .next()
-        .and_then(|rest| rest.split('?').next());
+    let name = Cluster::name_in(&url);
     let schema = include_str!("../../host/src/store/postgres/schema.sql");
     let old = format!(
         "CREATE SCHEMA dispatch; SET search_path TO dispatch; {schema} {}",
         rows_of_format_1("'\\x00000000000000000000000000000001'")
     );
-    cluster.psql(name.unwrap(), &old).unwrap();
+    cluster.psql(name, &old).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     // As a first start of the newer build does it, and as a second finds it.
     for _ in 0..2 {
@@ -359,7 +356,7 @@ fn c7_a_postgresql_database_of_format_1_opens_with_its_rows_and_is_told_of_from_
         runtime.block_on(store.close());
     }
     goes_on(&mut Postgres::at(&url, PostgresOptions::default()));
-    let format = cluster.psql(name.unwrap(), "SELECT format, oldest FROM dispatch.meta");
+    let format = cluster.psql(name, "SELECT format, oldest FROM dispatch.meta");
     assert!(
         format.unwrap().contains("3|1"),
         "it serves builds of format 1"

@@ -9,7 +9,8 @@ use dispatch_core::time::Timestamp;
 use tokio::runtime::Runtime;
 
 use super::harness::{Reached, START, SetClock, Subject, difference, reads_differ};
-use super::support::postgres::shared;
+use super::support::postgres::{Cluster, shared};
+use super::support::until_true;
 
 /// A store whose time is set, in a database of its own.
 pub(super) struct Postgres {
@@ -113,7 +114,7 @@ fn l9_the_postgres_store_answers_and_keeps_what_the_model_does() {
 fn o5_a_store_that_is_allowed_fewer_connections_than_it_has_threads_gets_by() {
     let Some(cluster) = shared() else { return };
     let url = cluster.database();
-    let name = url.rsplit('/').next().unwrap().split('?').next().unwrap();
+    let name = Cluster::name_in(&url);
     for sql in [
         "CREATE ROLE few LOGIN CONNECTION LIMIT 3",
         "GRANT CREATE ON DATABASE current TO few",
@@ -137,4 +138,10 @@ fn o5_a_store_that_is_allowed_fewer_connections_than_it_has_threads_gets_by() {
     for outcome in heard.iter().take(200) {
         assert!(outcome.is_ok(), "{outcome:?}");
     }
+    // Closed, it leaves none open, whoever still holds it.
+    store.runtime.block_on(store.store.close());
+    let open = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'");
+    until_true("its connections are closed", || {
+        cluster.psql("postgres", &open).unwrap() == "0"
+    });
 }

@@ -233,6 +233,12 @@ impl Cluster {
         )
     }
 
+    /// The name of the database in such an address.
+    pub(crate) fn name_in(url: &str) -> &str {
+        let place = url.split('?').next().unwrap();
+        place.rsplit('/').next().unwrap()
+    }
+
     /// Pulls the plug and starts it again: crash recovery, every session cut.
     pub(crate) fn crash(&self) {
         let restart = self

@@ -2,65 +2,48 @@
 
 use super::verb::Verb;
 
-impl Verb {
-    /// Every name that [`Verb::name`] answers, in its order.
-    pub const NAMES: [&'static str; 24] = [
-        "boot",
-        "accept",
-        "admission-view",
-        "apply-grants",
-        "load",
-        "checkpoint",
-        "commit-step",
-        "restart-step",
-        "tools-started",
-        "tools-finished",
-        "park",
-        "schedule-retry",
-        "request-abort",
-        "elect",
-        "renew",
-        "requests",
-        "sweep-one",
-        "audit",
-        "ended",
-        "put-workspace",
-        "star",
-        "set-limit",
-        "take-deliveries",
-        "settle-delivery",
-    ];
+macro_rules! names {
+    ($($verb:ident = $name:literal,)*) => {
+        impl Verb {
+            /// Every name that [`Verb::name`] answers.
+            pub const NAMES: [&'static str; [$($name),*].len()] = [$($name),*];
 
-    /// The verb's name, for logs and metrics.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Verb::Boot(_) => "boot",
-            Verb::Accept(_) => "accept",
-            Verb::AdmissionView { .. } => "admission-view",
-            Verb::ApplyGrants(_) => "apply-grants",
-            Verb::Load { .. } => "load",
-            Verb::Checkpoint { .. } => "checkpoint",
-            Verb::CommitStep { .. } => "commit-step",
-            Verb::RestartStep { .. } => "restart-step",
-            Verb::ToolsStarted { .. } => "tools-started",
-            Verb::ToolsFinished { .. } => "tools-finished",
-            Verb::Park { .. } => "park",
-            Verb::ScheduleRetry { .. } => "schedule-retry",
-            Verb::RequestAbort(_) => "request-abort",
-            Verb::Elect(_) => "elect",
-            Verb::Renew { .. } => "renew",
-            Verb::Requests { .. } => "requests",
-            Verb::SweepOne { .. } => "sweep-one",
-            Verb::Audit => "audit",
-            Verb::Ended { .. } => "ended",
-            Verb::PutWorkspace { .. } => "put-workspace",
-            Verb::Star { .. } => "star",
-            Verb::SetLimit { .. } => "set-limit",
-            Verb::TakeDeliveries(_) => "take-deliveries",
-            Verb::SettleDelivery { .. } => "settle-delivery",
+            /// The verb's name, for logs and metrics.
+            pub fn name(&self) -> &'static str {
+                match self { $(Verb::$verb { .. } => $name),* }
+            }
         }
-    }
+    };
+}
 
+names! {
+    Boot = "boot",
+    Accept = "accept",
+    AdmissionView = "admission-view",
+    ApplyGrants = "apply-grants",
+    Load = "load",
+    Checkpoint = "checkpoint",
+    CommitStep = "commit-step",
+    RestartStep = "restart-step",
+    ToolsStarted = "tools-started",
+    ToolsFinished = "tools-finished",
+    Park = "park",
+    ScheduleRetry = "schedule-retry",
+    RequestAbort = "request-abort",
+    Elect = "elect",
+    Renew = "renew",
+    Requests = "requests",
+    SweepOne = "sweep-one",
+    Audit = "audit",
+    Ended = "ended",
+    PutWorkspace = "put-workspace",
+    Star = "star",
+    SetLimit = "set-limit",
+    TakeDeliveries = "take-deliveries",
+    SettleDelivery = "settle-delivery",
+}
+
+impl Verb {
     /// Whether it only reads.
     pub fn is_read(&self) -> bool {
         matches!(

@@ -1,4 +1,4 @@
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::request::{Id, Json, directory, known, text, wrong};
 use super::{Api, ApiError, json as answer, unexpected};
+use crate::panics::locked;
 
 /// `GET /workspaces/{id}` (C3).
 pub(super) async fn get(State(api): State<Api>, Id(slug): Id<Slug>) -> Result<Response, ApiError> {
@@ -103,7 +104,7 @@ impl Bucket {
     const REFILL: Duration = Duration::from_millis(100);
 
     fn take(&self) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = locked(&self.0);
         let now = Instant::now();
         let (since, left) = state.unwrap_or((now, Self::BURST));
         let refills = now.duration_since(since).as_millis() / Self::REFILL.as_millis();

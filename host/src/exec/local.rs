@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use dispatch_core::ids::TurnId;
@@ -18,6 +18,7 @@ use super::{
     EndReport, Exec, RunBounds, SweepReport, ToolDone, ToolEvent, ToolHandle, ToolRequest, Wishes,
     adopt, bash, files, sweep,
 };
+use crate::panics::locked;
 
 /// Where and how commands run.
 #[derive(Clone, Debug)]
@@ -168,7 +169,7 @@ impl Shared {
     /// Marks a run as this process's own until the guard is dropped; `None` if
     /// it is already.
     pub(super) fn hold(&self, dir: &RunDir) -> Option<Live<'_>> {
-        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut live = locked(&self.live);
         live.insert(dir.clone()).then(|| Live {
             shared: self,
             dir: dir.clone(),
@@ -176,8 +177,7 @@ impl Shared {
     }
 
     pub(super) fn is_live(&self, dir: &RunDir) -> bool {
-        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.contains(dir)
+        locked(&self.live).contains(dir)
     }
 }
 
@@ -190,12 +190,7 @@ pub(super) struct Live<'s> {
 
 impl Drop for Live<'_> {
     fn drop(&mut self) {
-        let mut live = self
-            .shared
-            .live
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        live.remove(&self.dir);
+        locked(&self.shared.live).remove(&self.dir);
     }
 }
 

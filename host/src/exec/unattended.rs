@@ -2,7 +2,7 @@
 //! are adopted or ended, and those that this one let go of.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use dispatch_core::ids::TurnId;
 
@@ -10,6 +10,7 @@ use super::EndReport;
 use super::local::{Shared, blocking};
 use super::rundir::RunDir;
 use super::settle;
+use crate::panics::locked;
 
 /// Run directories that may hold one; `None` until the disk was looked at.
 pub(super) type Unattended = Option<BTreeSet<RunDir>>;
@@ -81,8 +82,6 @@ impl Shared {
     }
 
     fn lock_unattended(&self) -> MutexGuard<'_, Unattended> {
-        self.unattended
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        locked(&self.unattended)
     }
 }

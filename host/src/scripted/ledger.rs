@@ -1,10 +1,11 @@
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde::Serialize;
 use tokio::time::{Duration, Instant};
 
 use super::facts::Facts;
+use crate::panics::locked;
 
 /// What the scripted provider saw: the requests, their number in flight, and
 /// who is to be refused. Counts from a request's arrival to its response's end
@@ -178,8 +179,7 @@ impl Ledger {
     }
 
     fn lock(&self) -> MutexGuard<'_, LedgerState> {
-        // Counters stay usable whoever panicked beside them.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     fn now_ms(&self) -> u64 {

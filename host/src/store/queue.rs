@@ -1,12 +1,13 @@
 //! A bounded queue that never blocks whoever puts something in.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dispatch_core::store::{Outcome, StoreFault};
 
 use super::{Done, ReadError};
+use crate::panics::locked;
 
 /// The end that is put into.
 #[derive(Debug)]
@@ -56,12 +57,6 @@ impl<T> Queue<T> {
     pub(super) fn close(&self) {
         locked(&self.0).take();
     }
-}
-
-/// A lock whose holder panicked guards values that are whole: each critical
-/// section here is one call.
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A panic in the listener is the listener's: this thread serves others.

@@ -18,7 +18,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Notificati
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::schema::PostgresOpenError;
-use super::wire::PgFault;
+use super::wire::{MORE_CONNECTIONS, PgFault};
 
 /// What tokio-postgres says of a server that refuses TLS.
 const NO_TLS: &str = "server does not support TLS";
@@ -90,14 +90,19 @@ impl Address {
             met = self.connect(handle).await;
         }
         met.map_err(|fault| {
+            let is_crowded = fault.is_crowded();
             let cause = match fault {
                 PgFault::Refused { message, .. } => message,
                 PgFault::Lost(cause) => cause,
                 PgFault::Moved => fault.to_string(),
             };
+            let remedy = match is_crowded {
+                true => MORE_CONNECTIONS,
+                false => remedy(&cause),
+            };
             PostgresOpenError::Connect {
                 at: self.shown(),
-                remedy: remedy(&cause),
+                remedy,
                 cause,
             }
         })
@@ -157,8 +162,6 @@ fn remedy(cause: &str) -> &'static str {
         "switch TLS on there (ssl = on), or write sslmode=disable in DATABASE_URL where the way to it is safe"
     } else if cause.contains("UnknownIssuer") || cause.contains("CaUsedAsEndEntity") {
         "its certificate comes from no public authority: name the one that signed it by sslrootcert=/path/to/ca.pem in DATABASE_URL"
-    } else if cause.contains("too many connections") || cause.contains("connection slots") {
-        "a replica takes up to 17 connections: raise max_connections, or the role's limit, or put a pooler before the database"
     } else if cause.contains("certificate") {
         "its certificate must be valid now and made out to the host that DATABASE_URL names"
     } else {

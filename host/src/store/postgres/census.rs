@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::super::queue::locked;
+use crate::panics::locked;
 
 /// What other replicas add may go unseen for so long.
 const FRESH: Duration = Duration::from_secs(1);

@@ -14,10 +14,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Notification};
 
-use super::super::queue::locked;
 use super::super::{Heard, Hint};
 use super::address::Address;
 use super::wire::PgFault;
+use crate::panics::locked;
 
 /// Hints are gathered for so long.
 const EVERY: Duration = Duration::from_millis(30);

@@ -1,5 +1,5 @@
 //! The store of several replicas: PostgreSQL. The core's verbs are carried out
-//! by a few threads with a connection each; what a verb reads for a decision it
+//! by a few threads that share connections; what a verb reads for a decision it
 //! locks, and it is repeated where it met another one.
 
 mod address;
@@ -42,6 +42,7 @@ use super::queue::{Queue, Refused, queue};
 use super::read::{self, Reads};
 use super::{Done, Heard, Hint, LogHead, ProviderView, ReadError, ReplicaView, Store, TurnView};
 use crate::clock::Clock;
+use crate::panics::locked;
 
 pub use self::schema::PostgresOpenError;
 pub(super) use self::wire::PgFault;
@@ -66,9 +67,9 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 pub struct PostgresOptions {
     /// Verbs, and likewise reads, that may wait; one more is refused.
     pub queue: usize,
-    /// Connections for verbs.
+    /// Threads for verbs: as many connections at most.
     pub writers: usize,
-    /// Connections for everything that only reads.
+    /// The same, for everything that only reads.
     pub readers: usize,
     /// Store time comes from here instead of the database: for comparisons
     /// with a store whose time is set.
@@ -197,7 +198,7 @@ impl PostgresStore {
         read: impl Fn(&mut PgTx<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, ReadError>> {
         let (answer, heard) = oneshot::channel();
-        let query = Box::new(move |worker: &mut Worker| {
+        let query = Box::new(move |worker: &Worker| {
             // Nobody listens any more when the asking request was dropped.
             let _ = answer.send(worker.read(read));
         });
@@ -294,7 +295,11 @@ impl Store for PostgresStore {
         self.verbs.close();
         self.reads.close();
         self.shared.hints.give_up();
-        let mut ended = self.ended.clone();
-        async move { while ended.changed().await.is_ok() {} }.boxed()
+        let (shared, mut ended) = (self.shared.clone(), self.ended.clone());
+        async move {
+            while ended.changed().await.is_ok() {}
+            locked(&shared.idle).clear();
+        }
+        .boxed()
     }
 }

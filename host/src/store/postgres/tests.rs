@@ -1,6 +1,6 @@
 //! How PostgreSQL looks things up when there is much of everything.
 
-use super::cluster::shared;
+use super::cluster::{Cluster, shared};
 use super::{PostgresOptions, PostgresStore, sql};
 
 /// As many open turns, each in a conversation of its own, and ten times as
@@ -46,11 +46,7 @@ const SMALL: [&str; 4] = [
 fn no_statement_of_a_verb_or_a_read_scans_a_table_at_a_hundred_thousand_open_turns() {
     let Some(cluster) = shared() else { return };
     let url = cluster.database();
-    let database = url
-        .rsplit('/')
-        .next()
-        .and_then(|rest| rest.split('?').next());
-    let database = database.expect("the address ends with the database");
+    let database = Cluster::name_in(&url);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let options = PostgresOptions::default();
     let store = runtime.block_on(PostgresStore::open(&url, options));

@@ -23,7 +23,7 @@ use super::super::columns::Columns;
 #[derive(Debug, thiserror::Error)]
 pub(in crate::store) enum PgFault {
     /// The server said no; nothing of the transaction lands.
-    #[error("PostgreSQL refused a statement: {message} (SQLSTATE {state}){}", remedy(.state))]
+    #[error("PostgreSQL refused a statement: {message} (SQLSTATE {state}){}", remedy(.state).map_or(String::new(), |remedy| format!("; {remedy}")))]
     Refused {
         /// Its code.
         state: String,
@@ -40,22 +40,27 @@ pub(in crate::store) enum PgFault {
     Moved,
 }
 
-fn remedy(state: &str) -> &'static str {
-    match state {
-        "53100" => "; free some space on the disk of the database",
-        "53300" => {
-            "; a replica takes up to 17 connections: raise max_connections, or the role's limit, or put a pooler before the database"
-        }
-        "25006" => "; DATABASE_URL names a standby, name the primary",
+/// "too_many_connections": of the server, or for the role.
+const CROWDED: &str = "53300";
+
+/// What to do about it.
+pub(super) const MORE_CONNECTIONS: &str = "a replica takes up to 17 connections: raise \
+    max_connections, or the role's limit, or put a pooler before the database";
+
+fn remedy(state: &str) -> Option<&'static str> {
+    Some(match state {
+        "53100" => "free some space on the disk of the database",
+        CROWDED => MORE_CONNECTIONS,
+        "25006" => "DATABASE_URL names a standby, name the primary",
         "42501" => {
-            "; grant the role of DATABASE_URL the rights on schema `dispatch`, or CREATE on the database where that schema is to be made"
+            "grant the role of DATABASE_URL the rights on schema `dispatch`, or CREATE on the database where that schema is to be made"
         }
         "3D000" | "3F000" | "42P01" => {
-            "; the database or its schema `dispatch` was dropped: restore it, and restart every replica"
+            "the database or its schema `dispatch` was dropped: restore it, and restart every replica"
         }
-        "55P03" | "57014" => "; some other session holds a lock for long: look at pg_stat_activity",
-        _ => "",
-    }
+        "55P03" | "57014" => "some other session holds a lock for long: look at pg_stat_activity",
+        _ => return None,
+    })
 }
 
 impl PgFault {
@@ -84,7 +89,7 @@ impl PgFault {
 
     /// There is no connection for us, as others have them all.
     pub(super) fn is_crowded(&self) -> bool {
-        matches!(self, PgFault::Refused { state, .. } if state == "53300")
+        matches!(self, PgFault::Refused { state, .. } if state == CROWDED)
     }
 
     /// Somebody between us and the server hands statements to other sessions.

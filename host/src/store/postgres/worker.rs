@@ -1,5 +1,5 @@
-//! The threads that carry out what the store is asked, and the connection that
-//! each of them has.
+//! The threads that carry out what the store is asked, and the connections that
+//! go round among them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::super::cells::Fault;
-use super::super::queue::{answer, locked};
+use super::super::queue::answer;
 use super::super::{Done, Hint, ReadError};
 use super::address::Address;
 use super::census::Census;
@@ -20,6 +20,7 @@ use super::hints::Hints;
 use super::tx::PgTx;
 use super::wire::{Mode, Wire};
 use super::{PostgresOpenError, PostgresOptions};
+use crate::panics::locked;
 
 /// A verb that met others so often is given back to its asker.
 const MOST_ATTEMPTS: u32 = 8;
@@ -41,7 +42,7 @@ pub(super) enum Job {
         done: Done,
         since: Instant,
     },
-    Query(Box<dyn FnOnce(&mut Worker) + Send>),
+    Query(Box<dyn FnOnce(&Worker) + Send>),
     Upkeep,
 }
 
@@ -57,8 +58,8 @@ pub(super) struct Shared {
     pub(super) options: PostgresOptions,
 }
 
-/// One thread, with a connection for as long as a job lasts: where PostgreSQL
-/// allows fewer than there are threads, they go round.
+/// One thread. It has a connection for as long as a job lasts, so that the
+/// store gets by where PostgreSQL allows fewer than there are threads.
 pub(super) struct Worker {
     shared: Arc<Shared>,
 }
@@ -137,7 +138,7 @@ impl Worker {
     }
 
     /// Runs it, again where it has only met another one.
-    fn verb(&mut self, verb: &Verb) -> Outcome {
+    fn verb(&self, verb: &Verb) -> Outcome {
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -177,7 +178,7 @@ impl Worker {
         }
     }
 
-    fn once(&mut self, verb: &Verb) -> Result<Reply, Attempt> {
+    fn once(&self, verb: &Verb) -> Result<Reply, Attempt> {
         let mut wire = self.connected()?;
         let now = self.now();
         let mut tx = match PgTx::of_verb(&mut wire, &self.shared.census, verb, now) {
@@ -223,7 +224,7 @@ impl Worker {
     }
 
     /// A connection is used again unless the fault was its own.
-    fn put_back(&mut self, wire: Wire, fault: &Fault) {
+    fn put_back(&self, wire: Wire, fault: &Fault) {
         let is_its_own =
             matches!(fault, Fault::Postgres(fault) if fault.is_lost() || fault.is_unprepared());
         if !is_its_own {
@@ -234,7 +235,7 @@ impl Worker {
     /// Runs `read` in one transaction: all that it sees is of one moment.
     /// Again, where only the connection was at fault.
     pub(super) fn read<T>(
-        &mut self,
+        &self,
         read: impl Fn(&mut PgTx<'_>) -> Result<T, Fault>,
     ) -> Result<T, ReadError> {
         let mut attempt = 0;
@@ -252,10 +253,7 @@ impl Worker {
         }
     }
 
-    fn read_once<T>(
-        &mut self,
-        read: impl Fn(&mut PgTx<'_>) -> Result<T, Fault>,
-    ) -> Result<T, Fault> {
+    fn read_once<T>(&self, read: impl Fn(&mut PgTx<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
         let mut wire = self.connected()?;
         let now = self.now();
         let answer = PgTx::of_read(&mut wire, &self.shared.census, now).and_then(|mut tx| {
@@ -270,7 +268,7 @@ impl Worker {
         answer
     }
 
-    fn upkeep(&mut self) {
+    fn upkeep(&self) {
         let kept = self.connected().and_then(|mut wire| {
             let now = self.now();
             let mut tx = PgTx::of_upkeep(&mut wire, &self.shared.census, now)?;
@@ -285,7 +283,7 @@ impl Worker {
         }
     }
 
-    fn run(&mut self, job: Job) {
+    fn run(&self, job: Job) {
         match job {
             Job::Verb { verb, done, since } => {
                 let outcome = match since.elapsed() > STALE {
@@ -315,7 +313,7 @@ pub(super) fn serve(
 ) -> Result<(), PostgresOpenError> {
     let inbox = Arc::new(Mutex::new(inbox));
     for _ in 0..threads.max(1) {
-        let mut worker = Worker {
+        let worker = Worker {
             shared: shared.clone(),
         };
         let (inbox, alive) = (inbox.clone(), running.clone());

@@ -30,10 +30,11 @@ use self::tx::SqlTx;
 use self::writer::{Writer, last_store_time};
 use super::cells::Fault;
 use super::dump::{self, Dump};
-use super::queue::{Queue, Refused, answer, locked, queue};
+use super::queue::{Queue, Refused, answer, queue};
 use super::read::{self, Reads};
 use super::{Done, ProviderView, ReadError, ReplicaView, Store, TurnView};
 use crate::clock::Clock;
+use crate::panics::locked;
 
 pub use self::lock::{DirLock, LockError};
 pub use self::schema::OpenError;
