@@ -15,6 +15,8 @@ use crate::webhook::EndpointRow;
 pub struct Config {
     /// This life of this replica.
     pub owner: Owner,
+    /// Greater than the number of every earlier life of its node.
+    pub life: u64,
     /// At least one; the first one is the default.
     pub providers: Vec<Provider>,
     /// T10.
@@ -152,6 +154,7 @@ impl Config {
     pub fn new(owner: Owner, providers: Vec<Provider>) -> Config {
         Config {
             owner,
+            life: 0,
             providers,
             deadlines: Deadlines::default(),
             lease: LeaseTerms::default(),

@@ -20,10 +20,10 @@ macro_rules! planted {
 }
 
 /// The ids that this build can plant in the core.
-pub const LEDGER: [&str; 38] = [
+pub const LEDGER: [&str; 39] = [
     "D02", "D03", "D05", "D06", "D07", "D08", "D09", "D10", "D11", "D12", "D13", "D14", "D16",
     "D17", "D18", "D20", "D21", "D24", "D25", "D26", "D27", "D29", "D31", "D32", "D33", "D34",
-    "D37", "D38", "D39", "D40", "D41", "D42", "D43", "D44", "D45", "D46", "D47", "D48",
+    "D37", "D38", "D39", "D40", "D41", "D42", "D43", "D44", "D45", "D46", "D47", "D48", "D49",
 ];
 
 /// And those of them that only the host can have: its own tests answer for them.

@@ -93,6 +93,7 @@ fn a_boot_names_the_providers_that_its_configuration_has_lost() {
                 boot,
                 incarnation: 0,
             },
+            life: boot,
             providers: vec![ProviderSettings {
                 id: id.try_into().unwrap(),
                 limit: 1,
@@ -117,4 +118,8 @@ fn a_boot_names_the_providers_that_its_configuration_has_lost() {
     assert_eq!(orphaned(model.apply(&boot(1, "old"))), []);
     let lost = orphaned(model.apply(&boot(2, "new")));
     assert_eq!(lost, ["old".try_into().unwrap()]);
+    // One that was on its way until its life was over.
+    let before = model.clone();
+    assert_eq!(model.apply(&boot(1, "old")), Reply::Fenced);
+    assert_eq!(model, before);
 }

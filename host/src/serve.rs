@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::serve::Listener;
-use dispatch_core::ids::{Owner, ProviderId};
+use dispatch_core::ids::ProviderId;
 use dispatch_core::journal::Start;
 use http::Request;
 use tokio::task::{JoinError, JoinHandle};
@@ -36,6 +36,10 @@ use crate::store::{
     SqliteStore, Store,
 };
 use crate::webhook::Webhooks;
+
+mod node;
+
+use self::node::Life;
 
 /// Why a server cannot start, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -161,7 +165,7 @@ pub async fn serve<N: Net>(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     // First of all: nobody else may use the data directory.
     let (store, _lock) = open_store(&settings.places, clock.clone()).await?;
-    own_data_dir(&settings, &*store).await?;
+    node::own_data_dir(&settings, &*store).await?;
     let surroundings = Surroundings {
         store,
         exec: Arc::new(local_exec(&settings)?),
@@ -188,7 +192,8 @@ where
     M: Machine,
     F: FnMut(Start) -> M + Send + 'static,
 {
-    let mut house = House::build(surroundings, &settings, journal, &net)?;
+    let life = node::life(&settings, &*surroundings.store, &*surroundings.clock).await?;
+    let mut house = House::build(surroundings, &settings, life, journal, &net)?;
     let listener = net
         .bind(settings.listen)
         .await
@@ -225,6 +230,7 @@ impl House {
     fn build<N, M, F>(
         surroundings: Surroundings<F>,
         settings: &Settings,
+        life: Life,
         journal: Option<&Path>,
         net: &N,
     ) -> Result<House, ServeError>
@@ -250,12 +256,9 @@ impl House {
             clock: clock.clone(),
             cwd: default_cwd(settings)?,
         };
-        let owner = Owner {
-            node: data_dir::node(&settings.places.data_dir)?.name.into(),
-            boot: data_dir::eight_random_bytes(),
-            incarnation: 0,
-        };
-        let core = settings.core(owner.clone());
+        let Life { owner, number } = life;
+        let mut core = settings.core(owner.clone());
+        core.life = number;
         let lease_ms = core.lease.lease_ms;
         let (driver, handle) = Driver::new(
             core,
@@ -527,37 +530,4 @@ fn default_cwd(settings: &Settings) -> Result<PathBuf, ServeError> {
     let cwd = PathBuf::from(&settings.tools.cwd);
     let here = std::env::current_dir().map(|here| here.join(&cwd));
     Ok(here.map_err(|cause| PathError { path: cwd, cause })?)
-}
-
-/// A copied data directory becomes one in its own right, unless the original
-/// is being served: what it names as its own belongs to that one.
-async fn own_data_dir(settings: &Settings, store: &dyn Store) -> Result<(), ServeError> {
-    let dir = &settings.places.data_dir;
-    let node = data_dir::node(dir)?;
-    if !node.is_copy {
-        return Ok(());
-    }
-    if store.is_shared() {
-        let lease_s = settings.liveness.lease_s;
-        let original = store.replicas().await?;
-        let original = original
-            .iter()
-            .find(|seen| *seen.row.owner.node == *node.name);
-        let silent_s = original.map(|seen| seen.now.since_ms(seen.row.seen_at) / 1_000);
-        if let Some(silent_s) = silent_s.filter(|silent_s| *silent_s < lease_s) {
-            return Err(ServeError::Copied {
-                dir: dir.clone(),
-                node: node.name,
-                silent_s,
-                lease_s,
-            });
-        }
-    }
-    let aside = data_dir::set_runs_aside(dir)?;
-    tracing::warn!(
-        dir = %dir.display(),
-        runs = aside.map(|aside| aside.display().to_string()),
-        "this data directory is a copy of another: its turns go on here, its commands are left to the original; stop that one, or both do the same work"
-    );
-    Ok(data_dir::own(dir, &node.name)?)
 }

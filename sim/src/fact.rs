@@ -245,6 +245,13 @@ pub enum Fact<'a> {
         /// How it is now.
         state: Life,
     },
+    /// The store knows a node by this life of it.
+    Registered {
+        /// The node.
+        node: &'a str,
+        /// The life's number.
+        life: u64,
+    },
     /// A replica had trouble with the store.
     Trouble {
         /// Which replica.

@@ -10,7 +10,7 @@ use crate::sweep::{Pace, sweep};
 pub type Entry = (&'static str, &'static [&'static str]);
 
 /// The bugs that the core ring answers for, and who may catch each.
-pub const LEDGER: [Entry; 38] = [
+pub const LEDGER: [Entry; 39] = [
     ("D02", &["limit", "slot-has-stream"]),
     ("D03", &["order"]),
     ("D05", &["order"]),
@@ -54,6 +54,7 @@ pub const LEDGER: [Entry; 38] = [
     // A plan that overtakes is out of order before it is granted.
     ("D47", &["at-home", "order"]),
     ("D48", &["valid-transcript"]),
+    ("D49", &["at-home"]),
 ];
 
 /// Seeds within which a planted bug must be caught.

@@ -119,7 +119,6 @@ mod sound {
             "cause: \"http-429\"",
             "\"code\":\"stream-truncated\"",
             "\"code\":\"replica-lost\"",
-            "Killed {",
             "Finished(ToolEnd",
             "Conflict",
             "Fenced",

@@ -22,6 +22,7 @@ pub(super) fn owner() -> Owner {
 pub(super) fn boot() -> Verb {
     Verb::Boot(Boot {
         owner: owner(),
+        life: 1,
         providers: vec![ProviderSettings {
             id: alpha(),
             limit: 64,

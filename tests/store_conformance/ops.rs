@@ -52,6 +52,8 @@ impl Ops {
         });
         Verb::Boot(Boot {
             owner: self.owner(),
+            // Now and then one that has lingered on its way.
+            life: self.boot + u64::from(self.below(4) > 0),
             providers: providers.to_vec(),
             policy: self.policy(),
             seal: None,

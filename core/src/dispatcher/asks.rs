@@ -104,7 +104,10 @@ impl Dispatcher {
 
     fn answered(&mut self, id: EffectId, ask: Ask, reply: Reply) {
         match ask.purpose {
-            Purpose::Boot => self.booted(reply),
+            Purpose::Boot => match reply {
+                Reply::Fenced => self.superseded(ask),
+                reply => self.booted(reply),
+            },
             Purpose::Command(command) => self.command_answered(command, reply),
             Purpose::View(provider) => self.viewed(&provider, reply),
             Purpose::Grants(provider) => self.granted(&provider, reply, ask.asked_at),
@@ -122,6 +125,18 @@ impl Dispatcher {
             Purpose::Outbox => self.outbox_read(reply),
             Purpose::Delivery(..) => self.delivery_settled(ask.verb, reply),
         }
+    }
+
+    /// Whoever carries this core out is dead, or its clock went back.
+    fn superseded(&mut self, ask: Ask) {
+        if ask.tries == 0 {
+            let node = &self.config.owner.node;
+            let message = alloc::format!(
+                "a later life of replica `{node}` has booted: this one takes no turns; restart it"
+            );
+            self.kit.trace("superseded", message);
+        }
+        self.kit.ask_again_later(self.now, ask);
     }
 
     fn booted(&mut self, reply: Reply) {

@@ -94,6 +94,7 @@ impl Dispatcher {
         let mut kit = Kit::new(seed, config.owner.incarnation);
         let boot = Boot {
             owner: config.owner.clone(),
+            life: config.life,
             providers: config
                 .providers
                 .iter()

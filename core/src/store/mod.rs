@@ -28,7 +28,7 @@ pub use tx::{Transcript, Tx};
 pub use verb::*;
 
 /// The version of everything a store keeps: rows, items, events.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// Runs one verb inside a transaction that the caller has begun. An `Err`
 /// means that the caller must roll back: nothing of the verb happened.

@@ -232,6 +232,9 @@ pub struct ProviderRow {
 pub struct ReplicaRow {
     /// Its latest life.
     pub owner: Owner,
+    /// That life's number: lives of a node are told apart by their names, and
+    /// put in order by this.
+    pub life: u64,
     /// The build that it runs.
     pub version: String,
     /// When that life began.
@@ -243,6 +246,11 @@ pub struct ReplicaRow {
 }
 
 impl ReplicaRow {
+    /// Whether this life began after one that names itself so.
+    pub fn is_later(&self, life: u64, owner: &Owner) -> bool {
+        (self.life, self.owner.incarnation) > (life, owner.incarnation)
+    }
+
     /// Whether it will grant what only it may run: it has not said that it
     /// goes, and was heard of within `live_ms`.
     pub fn is_live(&self, now: Timestamp, live_ms: u64) -> bool {

@@ -13,6 +13,11 @@ use crate::ids::{Owner, Slug, TurnId};
 use crate::liveness::{SweepAction, SweepPolicy, decide, node_lost};
 
 pub(super) fn boot<T: Tx>(tx: &mut T, boot: &Boot) -> Result<Reply, T::Error> {
+    let known = tx.replica(&boot.owner.node)?;
+    let is_over = known.is_some_and(|known| known.is_later(boot.life, &boot.owner));
+    if is_over && !crate::planted!("D49") {
+        return Ok(Reply::Fenced);
+    }
     let default = Slug::default_workspace();
     if tx.workspace(&default)?.is_none() {
         let row = new_workspace(&default, tx.now());
@@ -20,6 +25,7 @@ pub(super) fn boot<T: Tx>(tx: &mut T, boot: &Boot) -> Result<Reply, T::Error> {
     }
     tx.put_replica(&ReplicaRow {
         owner: boot.owner.clone(),
+        life: boot.life,
         version: boot.version.clone(),
         started_at: tx.now(),
         seen_at: tx.now(),

@@ -176,6 +176,9 @@ pub enum Verb {
 pub struct Boot {
     /// Its new life. Ownerships of the same node's other lives end here.
     pub owner: Owner,
+    /// Greater than that of every life before: a boot that has lingered on its
+    /// way until its life was over changes nothing. -> `Fenced`
+    pub life: u64,
     /// The providers of its configuration.
     pub providers: Vec<ProviderSettings>,
     /// What to do with turns that an earlier life owned.

@@ -31,6 +31,7 @@ fn owner() -> Owner {
 pub(crate) fn boot(limit: u32) -> Verb {
     Verb::Boot(Boot {
         owner: owner(),
+        life: 1,
         providers: vec![ProviderSettings {
             id: provider(),
             limit,

@@ -224,6 +224,7 @@ pub(super) fn replica(row: &ReplicaRow) -> Vec<Cell<'_>> {
         at(row.started_at),
         at(row.seen_at),
         flag(row.serving),
+        ordered(row.life),
     ]
 }
 

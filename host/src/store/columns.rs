@@ -221,6 +221,7 @@ impl<'r> Columns<'r> {
             started_at: self.at()?,
             seen_at: self.at()?,
             serving: self.i64()? != 0,
+            life: self.ordered()?,
         })
     }
 

@@ -79,7 +79,7 @@ pub(super) fn dump(tables: &mut impl Tables) -> Result<Dump, Fault> {
     for row in tables.all(select, |mut row| row.provider())? {
         dump.providers.insert(row.id.clone(), row);
     }
-    let select = "SELECT node, boot, incarnation, version, started_at, seen_at, serving \
+    let select = "SELECT node, boot, incarnation, version, started_at, seen_at, serving, life \
         FROM replicas";
     for row in tables.all(select, |mut row| row.replica())? {
         dump.replicas.insert(row.owner.node.clone(), row);

@@ -1,5 +1,6 @@
 //! `at-home` (L9): a turn whose tools have run on a node is granted by that node
-//! alone, and is given up for its node's absence only if that was long.
+//! alone, and is given up for its node's absence only if that was long; a node is
+//! known by the latest of its lives.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub(crate) struct AtHome {
     /// Since when a node is as it is.
     lives: BTreeMap<usize, (Life, Us)>,
     trouble_at: BTreeMap<usize, Us>,
+    /// The life by which a node is known: whether it is away is told by that one.
+    known: BTreeMap<String, u64>,
 }
 
 impl AtHome {
@@ -84,6 +87,16 @@ impl Oracle for AtHome {
             }
             Fact::Lives { replica, state, .. } => {
                 self.lives.insert(*replica, (*state, moment.at));
+            }
+            Fact::Registered { node, life } => {
+                let known = self.known.entry((*node).to_owned()).or_default();
+                if *life < *known {
+                    return Breach::new(
+                        format!("{node} is known by its life {known}"),
+                        format!("its life {life} took that back"),
+                    );
+                }
+                *known = *life;
             }
             Fact::Trouble { replica } => {
                 self.trouble_at.insert(*replica, moment.at);

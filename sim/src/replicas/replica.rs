@@ -96,7 +96,7 @@ impl Ring {
         }
     }
 
-    fn config(&self, owner: Owner) -> Config {
+    fn config(&self, owner: Owner, life: u32) -> Config {
         let scenario = &self.plan.scenario;
         let providers = self.providers.iter().zip(&scenario.limits);
         let providers = providers.map(|(id, limit)| Provider {
@@ -108,6 +108,7 @@ impl Ring {
             models: vec!["model-1".to_owned()],
         });
         let mut config = Config::new(owner, providers.collect());
+        config.life = life.into();
         config.ask_ms = scenario.ask_ms;
         config.requests_ms = scenario.requests_ms;
         config.retry.budget_ms = scenario.retry_budget_ms;
@@ -156,7 +157,7 @@ pub(super) async fn live(ring: Rc<Ring>, replica: usize) {
         boot,
         incarnation: 0,
     };
-    let core = Dispatcher::new(ring.config(owner), seed, clock.now(ring.at()));
+    let core = Dispatcher::new(ring.config(owner, life), seed, clock.now(ring.at()));
     ring.tell_life(replica, Life::Up);
     let driver = Driver::new(ring, (replica, life), core, clock, endpoint, lanes, hub);
     driver.run(urgent_out, said_out).await;

@@ -97,6 +97,14 @@ impl Ring {
             }
             (Verb::Checkpoint { .. }, _)
             | (_, Reply::Swept(None) | Reply::Fenced | Reply::Conflict | Reply::NotFound) => {}
+            (Verb::Boot(boot), Reply::Booted { .. }) => {
+                self.tell(&Fact::Registered {
+                    node: &boot.owner.node,
+                    life: boot.life,
+                });
+                self.tell_moves(disk);
+                self.tell_log(disk);
+            }
             (Verb::ApplyGrants(plan), Reply::Granted(turns)) => {
                 // Asked again after it had landed, it grants nothing anew.
                 if self.tell_moves(disk) {

@@ -122,6 +122,7 @@ impl Scenario {
         scenario.plan_webhooks(more);
         scenario.plan_absences(more);
         scenario.plan_rot(more);
+        scenario.plan_stillbirths(more);
         scenario
     }
 
@@ -325,6 +326,28 @@ impl Scenario {
                 down,
             };
             self.chaos.push((at, kill));
+        }
+    }
+
+    /// Processes that die with their boot on its way.
+    fn plan_stillbirths(&mut self, rng: &mut Rng) {
+        if !rng.chance(1_500) {
+            return;
+        }
+        let when = When::Now;
+        for replica in 0..self.replicas {
+            let at = rng.range(0, self.calm_at.min(20 * MINUTE));
+            let down = rng.range(SECOND, 20 * SECOND);
+            let born = at + down;
+            for (at, down) in [(at, down), (born + rng.range(10, 2_000), SECOND)] {
+                let when = when.clone();
+                let kill = Chaos::Kill {
+                    replica,
+                    when,
+                    down,
+                };
+                self.chaos.push((at, kill));
+            }
         }
     }
 

@@ -131,6 +131,7 @@ impl Watch for Builder {
             | Fact::Rotted { .. }
             | Fact::ToolAdopted { .. }
             | Fact::ToolLeft { .. }
+            | Fact::Registered { .. }
             | Fact::ToolStarted { .. }
             | Fact::Answered { .. }
             | Fact::Checked { .. }

@@ -73,7 +73,7 @@ impl World<'_> {
             incarnation: process.incarnation + 1,
         };
         let start = Start {
-            config: self.config(owner),
+            config: self.config(owner, place.life),
             seed,
             now: process.clock.now(self.at),
             life: journal::Life::Rebuilt { seal },

@@ -117,7 +117,7 @@ impl World<'_> {
             incarnation: 0,
         };
         let start = Start {
-            config: self.config(owner),
+            config: self.config(owner, place.life + 1),
             seed,
             now: clock.now(self.at),
             life: journal::Life::First,
@@ -150,7 +150,7 @@ impl World<'_> {
         self.drain(replica);
     }
 
-    pub(super) fn config(&self, owner: Owner) -> Config {
+    pub(super) fn config(&self, owner: Owner, life: u32) -> Config {
         let providers = self
             .providers
             .iter()
@@ -164,6 +164,7 @@ impl World<'_> {
                 models: vec!["model-1".to_owned()],
             });
         let mut config = Config::new(owner, providers.collect());
+        config.life = life.into();
         config.ask_ms = self.scenario.ask_ms;
         config.outbox_ms = self.scenario.ask_ms;
         config.webhooks = webhooks::configured(&self.scenario);

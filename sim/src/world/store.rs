@@ -131,6 +131,13 @@ impl World<'_> {
     }
 
     pub(super) fn at_store(&mut self, asked: AtStore) {
+        let has_died = self.replicas[asked.replica].life != asked.life
+            || self.replicas[asked.replica].process.is_none();
+        // A dead process's connection may hold on to it until the next life is up.
+        if has_died && matches!(asked.verb, Verb::Boot(_)) && self.dice.store().chance(7_000) {
+            let after = self.dice.store().range(SECOND, 60 * SECOND);
+            return self.queue_in(after, Event::Store(Box::new(asked)));
+        }
         let AtStore {
             replica,
             life,
@@ -138,8 +145,6 @@ impl World<'_> {
             verb,
             fate,
         } = asked;
-        let has_died =
-            self.replicas[replica].life != life || self.replicas[replica].process.is_none();
         if has_died && self.dice.store().chance(5_000) {
             return;
         }
@@ -190,6 +195,14 @@ impl World<'_> {
                 });
             }
             (Verb::Checkpoint { .. }, _) => self.tell_log(),
+            (Verb::Boot(boot), Reply::Booted { .. }) => {
+                self.tell(&Fact::Registered {
+                    node: &boot.owner.node,
+                    life: boot.life,
+                });
+                self.tell_moves();
+                self.tell_log();
+            }
             (_, Reply::Swept(None) | Reply::Fenced | Reply::Conflict | Reply::NotFound) => {}
             (Verb::TakeDeliveries(_) | Verb::SettleDelivery { .. }, _) => {}
             (Verb::ApplyGrants(plan), Reply::Granted(turns)) => {

@@ -12,6 +12,7 @@ const MIGRATIONS: [&str; FORMAT as usize] = [
     include_str!("schema.sql"),
     include_str!("outbox.sql"),
     include_str!("nodes.sql"),
+    include_str!("lives.sql"),
 ];
 
 /// Of all replicas only one migrates; the number means nothing.

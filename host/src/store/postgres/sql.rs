@@ -124,14 +124,15 @@ statements! {
         VALUES ($1, $2, $3, $4, $5, $6)";
     UPDATE_PROVIDER = "UPDATE providers SET (id, version, stream_limit, configured_limit, cooldown_ms, fair) \
         = ($1, $2, $3, $4, $5, $6) WHERE id = $1";
-    REPLICA = "SELECT node, boot, incarnation, version, started_at, seen_at, serving \
+    REPLICA = "SELECT node, boot, incarnation, version, started_at, seen_at, serving, life \
         FROM replicas WHERE node = $1";
-    REPLICA_LOCKED = "SELECT node, boot, incarnation, version, started_at, seen_at, serving \
+    REPLICA_LOCKED = "SELECT node, boot, incarnation, version, started_at, seen_at, serving, life \
         FROM replicas WHERE node = $1 FOR NO KEY UPDATE";
-    PUT_REPLICA = "INSERT INTO replicas (node, boot, incarnation, version, started_at, seen_at, serving) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (node) DO UPDATE SET \
-        (boot, incarnation, version, started_at, seen_at, serving) = (excluded.boot, \
-        excluded.incarnation, excluded.version, excluded.started_at, excluded.seen_at, excluded.serving)";
+    PUT_REPLICA = "INSERT INTO replicas (node, boot, incarnation, version, started_at, seen_at, serving, life) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (node) DO UPDATE SET \
+        (boot, incarnation, version, started_at, seen_at, serving, life) = (excluded.boot, \
+        excluded.incarnation, excluded.version, excluded.started_at, excluded.seen_at, \
+        excluded.serving, excluded.life)";
     STRANDED = "SELECT turn FROM turns WHERE state = 1 AND bound IS NOT NULL AND bound = $1 \
         ORDER BY turn LIMIT 1";
     WORKSPACE = "SELECT slug, title, starred, cwd, created_at FROM workspaces WHERE slug = $1";
@@ -215,7 +216,7 @@ pub(super) const COUNT_MARKERS: &str = "SELECT COUNT(*) FROM markers";
 pub(super) const PROVIDERS: &str = "SELECT id, version, stream_limit, configured_limit, cooldown_ms, fair \
     FROM providers ORDER BY id";
 /// As many rows as replicas there ever were.
-pub(super) const REPLICAS: &str = "SELECT node, boot, incarnation, version, started_at, seen_at, serving \
+pub(super) const REPLICAS: &str = "SELECT node, boot, incarnation, version, started_at, seen_at, serving, life \
     FROM replicas ORDER BY node";
 /// As many rows as endpoints are configured.
 pub(super) const ENDPOINTS: &str = "SELECT id, wanted FROM endpoints ORDER BY id";

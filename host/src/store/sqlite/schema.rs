@@ -20,6 +20,7 @@ const MIGRATIONS: [&str; FORMAT as usize] = [
     include_str!("schema.sql"),
     include_str!("outbox.sql"),
     include_str!("nodes.sql"),
+    include_str!("lives.sql"),
 ];
 
 /// How long a statement waits for another program that has the file locked.

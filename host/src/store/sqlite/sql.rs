@@ -156,10 +156,10 @@ statements! {
         FROM providers WHERE id = ?1";
     PUT_PROVIDER = "REPLACE INTO providers (id, version, stream_limit, configured_limit, cooldown_ms, fair) \
         VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    REPLICA = "SELECT node, boot, incarnation, version, started_at, seen_at, serving \
+    REPLICA = "SELECT node, boot, incarnation, version, started_at, seen_at, serving, life \
         FROM replicas WHERE node = ?1";
-    PUT_REPLICA = "REPLACE INTO replicas (node, boot, incarnation, version, started_at, seen_at, serving) \
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    PUT_REPLICA = "REPLACE INTO replicas (node, boot, incarnation, version, started_at, seen_at, serving, life) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
     STRANDED = "SELECT turn FROM turns INDEXED BY turns_bound \
         WHERE state = 1 AND bound IS NOT NULL AND bound = ?1 ORDER BY turn LIMIT 1";
     WORKSPACE = "SELECT slug, title, starred, cwd, created_at FROM workspaces WHERE slug = ?1";
@@ -226,7 +226,7 @@ pub(super) const COUNT_MARKERS: &str = "SELECT COUNT(*) FROM markers";
 pub(super) const PROVIDERS: &str = "SELECT id, version, stream_limit, configured_limit, cooldown_ms, fair \
     FROM providers ORDER BY id";
 /// As many rows as replicas there ever were.
-pub(super) const REPLICAS: &str = "SELECT node, boot, incarnation, version, started_at, seen_at, serving \
+pub(super) const REPLICAS: &str = "SELECT node, boot, incarnation, version, started_at, seen_at, serving, life \
     FROM replicas ORDER BY node";
 /// As many rows as endpoints are configured.
 pub(super) const ENDPOINTS: &str = "SELECT id, wanted FROM endpoints ORDER BY id";

@@ -84,6 +84,7 @@ fn owner() -> Owner {
 fn boot() -> Verb {
     Verb::Boot(Boot {
         owner: owner(),
+        life: 1,
         providers: vec![ProviderSettings {
             id: alpha(),
             limit: 4,

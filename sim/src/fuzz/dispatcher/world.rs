@@ -568,6 +568,7 @@ fn config(terms: Terms, boot: u64, incarnation: u32) -> Config {
         models: vec!["m".to_owned()],
     };
     let mut config = Config::new(owner, vec![provider("north"), provider("south")]);
+    config.life = boot;
     // Long intervals: a calm of hours costs few inputs.
     config.ask_ms = 20_000;
     config.requests_ms = 5_000;

@@ -406,3 +406,13 @@ fn l9_a_turn_that_is_given_up_while_its_node_is_there_is_objected_to() {
     court.at_ms += 300_000;
     court.agrees(Fact::Logged(&lost()));
 }
+
+#[test]
+fn l9_a_node_that_is_known_by_an_earlier_life_again_is_objected_to() {
+    let mut court = Court::of("at-home");
+    let known = |node, life| Fact::Registered { node, life };
+    court.agrees(known("node-0", 1));
+    court.agrees(known("node-0", 2));
+    court.agrees(known("node-1", 1));
+    court.objects(known("node-0", 1));
+}
