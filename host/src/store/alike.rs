@@ -91,11 +91,6 @@ macro_rules! rows_alike {
             self.many(sql::REPLICAS, [], |mut row| row.replica())
         }
 
-        fn put_replica(&mut self, row: &ReplicaRow) -> Result<(), Fault> {
-            self.write(sql::PUT_REPLICA, cells::replica(row))?;
-            Ok(())
-        }
-
         fn stranded(&mut self, node: &str) -> Result<Option<TurnId>, Fault> {
             self.one(sql::STRANDED, [name(node)], |mut row| row.turn_id())
         }

@@ -128,11 +128,11 @@ statements! {
         FROM replicas WHERE node = $1";
     REPLICA_LOCKED = "SELECT node, boot, incarnation, version, started_at, seen_at, serving, life \
         FROM replicas WHERE node = $1 FOR NO KEY UPDATE";
-    PUT_REPLICA = "INSERT INTO replicas (node, boot, incarnation, version, started_at, seen_at, serving, life) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (node) DO UPDATE SET \
-        (boot, incarnation, version, started_at, seen_at, serving, life) = (excluded.boot, \
-        excluded.incarnation, excluded.version, excluded.started_at, excluded.seen_at, \
-        excluded.serving, excluded.life)";
+    /// Two first lives at once: the second to come fails, and then finds the other.
+    INSERT_REPLICA = "INSERT INTO replicas (node, boot, incarnation, version, started_at, seen_at, serving, life) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+    UPDATE_REPLICA = "UPDATE replicas SET (node, boot, incarnation, version, started_at, seen_at, serving, life) \
+        = ($1, $2, $3, $4, $5, $6, $7, $8) WHERE node = $1";
     STRANDED = "SELECT turn FROM turns WHERE state = 1 AND bound IS NOT NULL AND bound = $1 \
         ORDER BY turn LIMIT 1";
     WORKSPACE = "SELECT slug, title, starred, cwd, created_at FROM workspaces WHERE slug = $1";

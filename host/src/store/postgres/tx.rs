@@ -45,6 +45,7 @@ pub(super) struct PgTx<'w> {
     turns: BTreeMap<TurnId, Option<TurnRow>>,
     conversations: BTreeMap<ConversationId, Option<ConversationRow>>,
     providers: BTreeMap<ProviderId, bool>,
+    replicas: BTreeMap<String, bool>,
     workspaces: BTreeMap<Slug, bool>,
     census: &'w Census,
     /// Markers armed less markers taken.
@@ -125,6 +126,7 @@ impl<'w> PgTx<'w> {
             turns: BTreeMap::new(),
             conversations: BTreeMap::new(),
             providers: BTreeMap::new(),
+            replicas: BTreeMap::new(),
             workspaces: BTreeMap::new(),
             census,
             markers: 0,
@@ -339,7 +341,19 @@ impl Tx for PgTx<'_> {
             true => sql::REPLICA_LOCKED,
             false => sql::REPLICA,
         };
-        self.one(sql, [name(node)], |mut row| row.replica())
+        let row = self.one(sql, [name(node)], |mut row| row.replica())?;
+        self.replicas.insert(node.to_owned(), row.is_some());
+        Ok(row)
+    }
+
+    fn put_replica(&mut self, row: &ReplicaRow) -> Result<(), Fault> {
+        let node = row.owner.node.to_string();
+        let is_known = self.replicas.insert(node, true) == Some(true);
+        let sql = match is_known {
+            true => sql::UPDATE_REPLICA,
+            false => sql::INSERT_REPLICA,
+        };
+        self.write(sql, cells::replica(row))
     }
 
     fn workspace(&mut self, slug: &Slug) -> Result<Option<WorkspaceRow>, Fault> {

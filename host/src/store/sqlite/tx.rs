@@ -165,6 +165,11 @@ impl Tx for SqlTx<'_> {
         Ok(())
     }
 
+    fn put_replica(&mut self, row: &ReplicaRow) -> Result<(), Fault> {
+        self.write(sql::PUT_REPLICA, cells::replica(row))?;
+        Ok(())
+    }
+
     fn replica(&mut self, node: &str) -> Result<Option<ReplicaRow>, Fault> {
         self.one(sql::REPLICA, [name(node)], |mut row| row.replica())
     }
