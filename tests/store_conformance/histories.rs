@@ -55,6 +55,15 @@ enum Weather {
 
 /// Draws a state and a crowd, and lets it loose on `subject`.
 fn history(seed: u64, subject: &mut Postgres, weather: &(dyn Fn(Weather) + Sync)) -> History {
+    let (before, crowd) = prepared(seed, subject);
+    History {
+        asked: crowded(&before, &crowd, subject, weather),
+        before,
+        after: subject.dump(),
+    }
+}
+
+fn prepared(seed: u64, subject: &mut Postgres) -> (Model, Vec<Verb>) {
     let mut draw = Ops::new(seed);
     let mut model = model_at_start();
     let boot = draw.boot();
@@ -72,15 +81,20 @@ fn history(seed: u64, subject: &mut Postgres, weather: &(dyn Fn(Weather) + Sync)
             Op::Ask(_) | Op::Wait(_) => {}
         }
     }
-    subject.set_time(model.now);
+    (model, crowd)
+}
+
+fn crowded(
+    before: &Model,
+    crowd: &[Verb],
+    subject: &Postgres,
+    weather: &(dyn Fn(Weather) + Sync),
+) -> Vec<Asked> {
+    subject.set_time(before.now);
     weather(Weather::Breaks);
-    let asked = at_once(subject.store(), &crowd, &|| weather(Weather::Lost));
+    let asked = at_once(subject.store(), crowd, &|| weather(Weather::Lost));
     weather(Weather::Clears);
-    History {
-        before: model,
-        asked,
-        after: subject.dump(),
-    }
+    asked
 }
 
 /// How many turns are open is counted once a second: not a matter of order.
@@ -331,18 +345,26 @@ mod cut {
         seed: u64,
         options: PostgresOptions,
     ) -> Option<(usize, Result<(), String>)> {
-        let Linked {
-            mut store, proxy, ..
-        } = Linked::new(options.clone())?;
+        let linked = Linked::new(options.clone())?;
+        // What comes before and after is another store's, which has the time.
+        let direct = linked.cluster.url(&linked.database);
+        let mut patient = Postgres::at(&direct, PostgresOptions::default());
+        let (before, crowd) = prepared(seed, &mut patient);
+        let Linked { store, proxy, .. } = &linked;
         let is_patient = options.patience > LATE;
-        let history = history(seed, &mut store, &|weather| match weather {
-            Weather::Breaks => cut(seed, &proxy, is_patient),
+        let asked = crowded(&before, &crowd, store, &|weather| match weather {
+            Weather::Breaks => cut(seed, proxy, is_patient),
             Weather::Lost => proxy.release(),
             Weather::Clears => {
                 proxy.plan(|_| Act::Pass);
                 proxy.release();
             }
         });
+        let history = History {
+            asked,
+            before,
+            after: patient.dump(),
+        };
         let lost = history.asked.iter().filter(|asked| asked.is_lost());
         Some((lost.count(), history.judge()))
     }

@@ -17,8 +17,8 @@ use super::support::proxy::{Act, Proxy, Seen};
 pub(super) struct Linked {
     pub(super) store: Postgres,
     pub(super) proxy: Proxy,
-    cluster: &'static Cluster,
-    database: String,
+    pub(super) cluster: &'static Cluster,
+    pub(super) database: String,
     /// Messages until the next cut.
     cut_after: u32,
     is_held: bool,
