@@ -345,13 +345,16 @@ mod cut {
         seed: u64,
         options: PostgresOptions,
     ) -> Option<(usize, Result<(), String>)> {
-        let linked = Linked::new(options.clone())?;
-        // What comes before and after is another store's, which has the time.
+        let mut linked = Linked::new(options.clone())?;
+        let is_patient = options.patience > LATE;
+        // What comes before and after is a store's that has the time.
         let direct = linked.cluster.url(&linked.database);
         let mut patient = Postgres::at(&direct, PostgresOptions::default());
-        let (before, crowd) = prepared(seed, &mut patient);
+        let (before, crowd) = match is_patient {
+            true => prepared(seed, &mut linked.store),
+            false => prepared(seed, &mut patient),
+        };
         let Linked { store, proxy, .. } = &linked;
-        let is_patient = options.patience > LATE;
         let asked = crowded(&before, &crowd, store, &|weather| match weather {
             Weather::Breaks => cut(seed, proxy, is_patient),
             Weather::Lost => proxy.release(),
@@ -447,7 +450,7 @@ mod flawed {
 
     use super::*;
 
-    const HISTORIES: u64 = 80;
+    const HISTORIES: u64 = 160;
 
     fn is_found_out(flaw: Flaw) -> bool {
         let mut seeds = 0..HISTORIES;
