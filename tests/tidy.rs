@@ -110,7 +110,7 @@ fn machine_paths(sources: &[Source]) -> Vec<String> {
     found
 }
 
-/// `a/work/b` is a relative path or a route, not the machine's.
+/// What something else precedes is a relative path or a route, not the machine's.
 fn is_part_of_a_longer_path(line: &str, forbidden: &[&str]) -> bool {
     forbidden.iter().all(|path| {
         line.match_indices(path).all(|(at, _)| {

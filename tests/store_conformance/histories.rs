@@ -450,7 +450,7 @@ mod flawed {
 
     use super::*;
 
-    const HISTORIES: u64 = 160;
+    const HISTORIES: u64 = 80;
 
     fn is_found_out(flaw: Flaw) -> bool {
         let mut seeds = 0..HISTORIES;

@@ -7,7 +7,7 @@ use super::ServeError;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::data_dir;
-use crate::store::Store;
+use crate::store::{ReadError, ReplicaView, Store};
 
 /// A process's life as the store knows it.
 pub(super) struct Life {
@@ -23,10 +23,8 @@ pub(super) async fn life(
     clock: &dyn Clock,
 ) -> Result<Life, ServeError> {
     let node = data_dir::node(&settings.places.data_dir)?.name;
-    let replicas = store.replicas().await?;
-    let mut of_node = replicas.iter().map(|seen| &seen.row);
-    let last = of_node.find(|row| *row.owner.node == *node);
-    let next = last.map_or(0, |row| row.life.saturating_add(1));
+    let last = seen(store, &node).await?;
+    let next = last.map_or(0, |last| last.row.life.saturating_add(1));
     Ok(Life {
         number: next.max(clock.now().wall.0),
         owner: Owner {
@@ -35,6 +33,12 @@ pub(super) async fn life(
             incarnation: 0,
         },
     })
+}
+
+/// What the store knows of a node.
+async fn seen(store: &dyn Store, node: &str) -> Result<Option<ReplicaView>, ReadError> {
+    let mut replicas = store.replicas().await?.into_iter();
+    Ok(replicas.find(|seen| *seen.row.owner.node == *node))
 }
 
 /// A copied data directory becomes one in its own right, unless the original
@@ -47,10 +51,7 @@ pub(super) async fn own_data_dir(settings: &Settings, store: &dyn Store) -> Resu
     }
     if store.is_shared() {
         let lease_s = settings.liveness.lease_s;
-        let original = store.replicas().await?;
-        let original = original
-            .iter()
-            .find(|seen| *seen.row.owner.node == *node.name);
+        let original = seen(store, &node.name).await?;
         let silent_s = original.map(|seen| seen.now.since_ms(seen.row.seen_at) / 1_000);
         if let Some(silent_s) = silent_s.filter(|silent_s| *silent_s < lease_s) {
             return Err(ServeError::Copied {

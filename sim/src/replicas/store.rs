@@ -85,6 +85,12 @@ impl Ring {
         let disk = &mut *self.disk.borrow_mut();
         disk.model.now = store_time(self.at());
         let reply = disk.model.apply(verb);
+        if let (Verb::Boot(boot), Reply::Booted { .. }) = (verb, &reply) {
+            self.tell(&Fact::Registered {
+                node: &boot.owner.node,
+                life: boot.life,
+            });
+        }
         match (verb, &reply) {
             (Verb::AdmissionView { provider, .. }, Reply::View(view)) => {
                 let (line, streaming) = disk.line(provider);
@@ -97,14 +103,6 @@ impl Ring {
             }
             (Verb::Checkpoint { .. }, _)
             | (_, Reply::Swept(None) | Reply::Fenced | Reply::Conflict | Reply::NotFound) => {}
-            (Verb::Boot(boot), Reply::Booted { .. }) => {
-                self.tell(&Fact::Registered {
-                    node: &boot.owner.node,
-                    life: boot.life,
-                });
-                self.tell_moves(disk);
-                self.tell_log(disk);
-            }
             (Verb::ApplyGrants(plan), Reply::Granted(turns)) => {
                 // Asked again after it had landed, it grants nothing anew.
                 if self.tell_moves(disk) {

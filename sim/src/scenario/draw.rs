@@ -334,13 +334,12 @@ impl Scenario {
         if !rng.chance(1_500) {
             return;
         }
-        let when = When::Now;
         for replica in 0..self.replicas {
             let at = rng.range(0, self.calm_at.min(20 * MINUTE));
             let down = rng.range(SECOND, 20 * SECOND);
             let born = at + down;
             for (at, down) in [(at, down), (born + rng.range(10, 2_000), SECOND)] {
-                let when = when.clone();
+                let when = When::Now;
                 let kill = Chaos::Kill {
                     replica,
                     when,

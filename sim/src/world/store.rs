@@ -184,6 +184,12 @@ impl World<'_> {
         self.note_rare(verb, &reply);
         self.tell_writer(verb);
         self.tell_given_up(&reply);
+        if let (Verb::Boot(boot), Reply::Booted { .. }) = (verb, &reply) {
+            self.tell(&Fact::Registered {
+                node: &boot.owner.node,
+                life: boot.life,
+            });
+        }
         match (verb, &reply) {
             (Verb::AdmissionView { provider, .. }, Reply::View(view)) => {
                 let (line, streaming) = self.line(provider);
@@ -195,14 +201,6 @@ impl World<'_> {
                 });
             }
             (Verb::Checkpoint { .. }, _) => self.tell_log(),
-            (Verb::Boot(boot), Reply::Booted { .. }) => {
-                self.tell(&Fact::Registered {
-                    node: &boot.owner.node,
-                    life: boot.life,
-                });
-                self.tell_moves();
-                self.tell_log();
-            }
             (_, Reply::Swept(None) | Reply::Fenced | Reply::Conflict | Reply::NotFound) => {}
             (Verb::TakeDeliveries(_) | Verb::SettleDelivery { .. }, _) => {}
             (Verb::ApplyGrants(plan), Reply::Granted(turns)) => {
