@@ -20,11 +20,14 @@ use super::faults::is_asked_once;
 use super::harness::{Subject, dump_of, model_at_start, tables_differ, without_old_releases};
 use super::ops::{Op, Ops};
 use super::postgres::Postgres;
+use super::support::PATIENCE;
 
 /// Verbs before the crowd, for something to quarrel about.
 const BEFORE: usize = 70;
 const THREADS: usize = 4;
 const EACH: usize = 3;
+/// What fails so often in a row fails for ever: what is stored bars its way.
+const MOST_FAILURES: u32 = 10;
 
 /// One verb of a crowd.
 struct Asked {
@@ -138,15 +141,24 @@ fn at_once(
 /// Asks as the core does: after an unknown outcome again, as something that
 /// may have happened already.
 fn until_answered(store: &(impl Store + ?Sized), verb: &Verb, mut tell: impl FnMut(Asked)) {
+    let mut failures = 0;
     loop {
         let from = Instant::now();
         let (answer, heard) = channel();
-        let done = Box::new(move |outcome| answer.send(outcome).unwrap());
+        // Who comes after all patience is heard by nobody.
+        let done = Box::new(move |outcome| drop(answer.send(outcome)));
         store.submit(verb.clone(), done);
-        let outcome = heard.recv().unwrap();
+        let outcome = heard.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            failures = MOST_FAILURES - 1;
+            Err(StoreFault::Failed("there was no answer at all".to_owned()))
+        });
         let is_known = outcome.is_ok();
+        failures = match &outcome {
+            Err(StoreFault::Failed(_)) => failures + 1,
+            Ok(_) | Err(StoreFault::Unknown) => 0,
+        };
         // What has failed has not landed, and so is no part of the history.
-        if !matches!(outcome, Err(StoreFault::Failed(_))) {
+        if failures == 0 || failures == MOST_FAILURES {
             tell(Asked {
                 verb: verb.clone(),
                 outcome,
@@ -154,7 +166,7 @@ fn until_answered(store: &(impl Store + ?Sized), verb: &Verb, mut tell: impl FnM
                 to: is_known.then(Instant::now),
             });
         }
-        if is_known || is_asked_once(verb) {
+        if is_known || is_asked_once(verb) || failures == MOST_FAILURES {
             return;
         }
     }
@@ -173,6 +185,12 @@ pub(super) fn comparable(dump: Dump, model: &Model) -> Dump {
 impl History {
     /// Why there is no order in which the Model does the same.
     fn judge(self) -> Result<(), String> {
+        if let Some(asked) = self.asked.iter().find(|asked| asked.fails_for_ever()) {
+            return Err(format!(
+                "{:?} fails for ever: {:?}",
+                asked.verb, asked.outcome
+            ));
+        }
         let mut search = Search {
             asked: &self.asked,
             after: comparable(self.after, &self.before),
@@ -203,6 +221,11 @@ impl History {
 impl Asked {
     fn is_lost(&self) -> bool {
         self.outcome.is_err()
+    }
+
+    /// Of failures only the last one in too long a row is told.
+    fn fails_for_ever(&self) -> bool {
+        matches!(self.outcome, Err(StoreFault::Failed(_)))
     }
 
     /// What the Model may look like when this lands now: nothing, if it may
