@@ -5,13 +5,16 @@
 
 mod support;
 
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+
 use serde_json::json;
 
 use support::client::{count, logged, open_text, said, started};
 use support::process::{Process, Server, dispatch, output};
 use support::stream::{End, Event, EventExt, Stream};
 use support::world::{World, bash, lingering};
-use support::{is_alive, lines, until, until_true};
+use support::{PATIENCE, is_alive, lines, until, until_true};
 
 #[test]
 fn l8_a_terminated_server_ends_its_streams_and_its_turns_go_on_after_a_restart() {
@@ -229,4 +232,64 @@ fn p3_the_scripted_provider_says_the_same_inside_the_server_and_as_a_process() {
         };
         assert_eq!(told(&inside), told(&world.server), "{message}");
     }
+}
+
+/// What a server tells systemd, in the order in which it does.
+struct Systemd {
+    path: PathBuf,
+    socket: UnixDatagram,
+}
+
+impl Systemd {
+    fn new(path: PathBuf) -> Systemd {
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Systemd { path, socket }
+    }
+
+    fn hears(&self) -> String {
+        let mut message = [0; 256];
+        let n = self.socket.recv(&mut message).unwrap();
+        String::from_utf8(message[..n].to_vec()).unwrap()
+    }
+
+    fn hears_in_the_end(&self, wanted: &str) {
+        until_true(wanted, || self.hears().trim() == wanted);
+    }
+}
+
+#[test]
+fn o7_systemd_is_told_when_requests_are_answered_that_the_server_lives_and_that_it_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let systemd = Systemd::new(dir.path().join("notify"));
+    let env = [
+        ("NOTIFY_SOCKET", systemd.path.to_str().unwrap()),
+        // A third of it passes between two signs of life.
+        ("WATCHDOG_USEC", "300000"),
+    ];
+    let config = "[providers.local]\ndialect = \"scripted\"\n";
+    let mut server = Server::start_with(&dir.path().join("data"), config, &env);
+    systemd.hears_in_the_end("READY=1");
+    for _ in 0..3 {
+        systemd.hears_in_the_end("WATCHDOG=1");
+    }
+    server.terminate();
+    systemd.hears_in_the_end("STOPPING=1");
+}
+
+#[test]
+fn o7_the_unit_keeps_to_what_the_server_needs() {
+    let unit = include_str!("../packaging/dispatch.service");
+    for line in [
+        "Type=notify",
+        "WatchdogSec=30",
+        "Restart=always",
+        // Commands outlive their server, and the next one adopts them (L10).
+        "KillMode=process",
+        // A command that eats the memory ends, and not the server.
+        "OOMPolicy=continue",
+    ] {
+        assert!(unit.lines().any(|l| l == line), "{line}");
+    }
+    assert!(unit.lines().any(|l| l.starts_with("MemoryMax=")));
 }

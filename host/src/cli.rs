@@ -16,7 +16,7 @@ use crate::net::TokioNet;
 use crate::run::{self, RunArgs};
 use crate::scripted::{self, ProviderArgs};
 use crate::serve::serve;
-use crate::{exec, replay};
+use crate::{exec, panics, replay};
 
 /// Runs many AI-agent turns at once; every accepted turn ends in exactly one
 /// terminal event.
@@ -121,6 +121,7 @@ async fn serve_until_signal(args: ServeArgs) -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return fail(CONFIGURATION, &error.to_string()),
     };
+    panics::log_unguarded();
     let shutdown = CancellationToken::new();
     let signals = (
         signal(SignalKind::terminate()),

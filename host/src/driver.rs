@@ -126,6 +126,20 @@ const GOOD_LIFE_MS: u64 = 60_000;
 enum Urgent {
     Input(Input),
     Ask(Command, oneshot::Sender<Answer>),
+    Count(oneshot::Sender<Census>),
+}
+
+/// What a driver has under way (O4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Turns that something is under way for.
+    pub turns: usize,
+    /// Requests at providers.
+    pub streams: usize,
+    /// Tool calls.
+    pub tools: usize,
+    /// Tries to tell a webhook.
+    pub deliveries: usize,
 }
 
 /// Speaks to the driver; cheap to clone.
@@ -169,6 +183,14 @@ impl Handle {
     /// The graceful end has begun: nothing new is taken.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// What is under way; answered in its turn, so that it also tells that the
+    /// driver gets on. `None`: the driver is gone.
+    pub async fn census(&self) -> Option<Census> {
+        let (sender, census) = oneshot::channel();
+        self.urgent.send(Urgent::Count(sender)).ok()?;
+        census.await.ok()
     }
 
     /// Why the store took nothing when it was last asked to; `None`: it took it.
@@ -355,6 +377,10 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
                 self.next_command += 1;
                 self.waiting.insert(id, answer);
                 self.feed(Input::Command { id, command }).await;
+            }
+            Urgent::Count(census) => {
+                // Whoever asked may have gone.
+                let _ = census.send(self.flights.census());
             }
         }
     }

@@ -9,6 +9,7 @@ pub mod data_dir;
 pub mod demo;
 pub mod driver;
 pub mod exec;
+pub(crate) mod guards;
 pub mod hub;
 pub mod journal;
 pub mod net;

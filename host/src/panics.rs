@@ -3,8 +3,10 @@
 use std::any::Any;
 use std::backtrace::Backtrace;
 use std::cell::{Cell, RefCell};
-use std::panic::{self, AssertUnwindSafe};
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::time::Instant;
 
 /// A panic that was stopped.
 #[derive(Clone, Debug)]
@@ -14,6 +16,11 @@ pub struct Caught {
     /// Where, and how it came there.
     pub trace: String,
 }
+
+/// Whether panics that nobody guards against go to the log.
+static IS_LOGGED: AtomicBool = AtomicBool::new(false);
+/// Open turns as the driver last counted them: a panic elsewhere tells of them.
+static OPEN_TURNS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
@@ -58,17 +65,45 @@ pub fn resident_kib() -> Option<u64> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// From now on a panic that nobody guards against, in any thread or task, is a
+/// line in the log that says what the process was like (L7).
+pub fn log_unguarded() {
+    install();
+    IS_LOGGED.store(true, Ordering::Relaxed);
+}
+
+/// For what panics tell.
+pub(crate) fn count_open_turns(turns: usize) {
+    OPEN_TURNS.store(turns, Ordering::Relaxed);
+}
+
+fn log(info: &PanicHookInfo<'_>, began: Instant) {
+    let place = info.location().map(ToString::to_string);
+    tracing::error!(
+        message = message(info.payload()),
+        at = place.unwrap_or_default(),
+        thread = std::thread::current().name().unwrap_or("unnamed"),
+        open_turns = OPEN_TURNS.load(Ordering::Relaxed),
+        resident_kib = resident_kib(),
+        up_s = began.elapsed().as_secs(),
+        "a panic outside of the core; the server goes on\n{}",
+        Backtrace::force_capture()
+    );
+}
+
 /// Guarded panics keep their stack for whoever catches them; all others are
-/// reported as before.
+/// logged, or reported as before.
 fn install() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
-        let report = panic::take_hook();
+        let (report, began) = (panic::take_hook(), Instant::now());
         panic::set_hook(Box::new(move |info| {
             if IS_GUARDED.get() {
                 let place = info.location().map(ToString::to_string);
                 let stack = Backtrace::force_capture();
                 TRACE.set(Some(format!("{}\n{stack}", place.unwrap_or_default())));
+            } else if IS_LOGGED.load(Ordering::Relaxed) {
+                log(info, began);
             } else {
                 report(info);
             }

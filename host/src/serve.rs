@@ -4,31 +4,36 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::response::IntoResponse;
 use axum::serve::Listener;
 use dispatch_core::ids::ProviderId;
 use dispatch_core::journal::Start;
-use http::Request;
+use futures_util::FutureExt;
+use http::{Request, Response};
+use sd_notify::NotifyState;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use crate::api::{Api, PATIENCE, Parts, StallListener};
+use crate::api::{Api, ApiError, PATIENCE, Parts, StallListener};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Database, Dialect, Places, ProviderSettings, Settings};
 use crate::data_dir::{self, PathError};
 use crate::driver::{Driver, Handle, Machine, Opens, Ports};
 use crate::exec::{Exec, LocalExec, LocalExecConfig, RunBounds};
+use crate::guards;
 use crate::hub::Hub;
 use crate::journal::{Journal, JournalError};
 use crate::net::{CutConnection, Net, ServeLimits, serve_with};
-use crate::panics::Caught;
+use crate::panics::{self, Caught};
 use crate::provider::{HttpProvider, Provider, ProviderConfig, ProviderConfigError, Secret};
 use crate::scripted::{Script, ScriptError, ScriptedProvider};
 use crate::store::{
@@ -312,6 +317,8 @@ impl House {
         announce: impl FnOnce(SocketAddr),
     ) -> Result<(), ServeError> {
         self.background(sweep_runs(self.exec.clone()));
+        self.background(guards::feed_watchdog(self.handle.clone()));
+        self.background(guards::tell_memory(self.handle.clone()));
         let bound = listener.local_addr().map_err(|cause| ServeError::Listen {
             listen: settings.listen,
             cause,
@@ -324,6 +331,7 @@ impl House {
         let address_file = settings.places.data_dir.join("address");
         data_dir::write_whole(&address_file, &format!("{bound}\n"))?;
         announce(bound);
+        guards::tell_systemd(NotifyState::Ready);
         let ended = tokio::select! {
             biased;
             () = shutdown.cancelled() => Ok(()),
@@ -346,6 +354,7 @@ impl House {
     /// L8: what runs may finish, what waits stays in line.
     async fn drain(&self, patience: Duration) {
         tracing::info!("shutting down: running steps may finish");
+        guards::tell_systemd(NotifyState::Stopping);
         self.handle.shut_down();
         let drained = tokio::time::timeout(patience, self.handle.drained());
         if drained.await.is_err() {
@@ -384,12 +393,7 @@ impl Serving {
     async fn run<L: Listener<Addr = SocketAddr>>(self, listener: L, router: Router) {
         let handler = move |request: Request<Body>| {
             let router = router.clone();
-            async move {
-                match router.oneshot(request).await {
-                    Ok(response) => Ok::<_, CutConnection>(response),
-                    Err(never) => match never {},
-                }
-            }
+            async move { Ok::<_, CutConnection>(answered(router, request).await) }
         };
         let limits = ServeLimits {
             connections: self.connections,
@@ -398,6 +402,22 @@ impl Serving {
         };
         let listener = StallListener::new(listener, PATIENCE);
         serve_with(listener, handler, limits, self.closing).await;
+    }
+}
+
+/// A panic in a handler is one request's failure (L7).
+async fn answered(router: Router, request: Request<Body>) -> Response<Body> {
+    match AssertUnwindSafe(router.oneshot(request))
+        .catch_unwind()
+        .await
+    {
+        Ok(Ok(response)) => response,
+        Ok(Err(never)) => match never {},
+        Err(payload) => {
+            let what = panics::message(&*payload);
+            tracing::error!(message = what, "a handler panicked");
+            ApiError::Internal("the request's handler broke off".to_owned()).into_response()
+        }
     }
 }
 
@@ -530,4 +550,29 @@ fn default_cwd(settings: &Settings) -> Result<PathBuf, ServeError> {
     let cwd = PathBuf::from(&settings.tools.cwd);
     let here = std::env::current_dir().map(|here| here.join(&cwd));
     Ok(here.map_err(|cause| PathError { path: cwd, cause })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn l7_a_panic_in_a_handler_is_one_requests_failure() {
+        let broken = || async {
+            if true {
+                panic!("a handler that cannot");
+            }
+        };
+        let router = Router::new()
+            .route("/broken", get(broken))
+            .route("/fine", get(|| async { "fine" }));
+        let ask = |path: &str| Request::get(path).body(Body::empty()).expect("a request");
+        let broken = answered(router.clone(), ask("/broken")).await;
+        assert_eq!(broken.status(), http::StatusCode::INTERNAL_SERVER_ERROR);
+        let kind = broken.headers().get(http::header::CONTENT_TYPE);
+        assert_eq!(kind.expect("a type"), "application/problem+json");
+        assert!(answered(router, ask("/fine")).await.status().is_success());
+    }
 }

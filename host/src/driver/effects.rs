@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Driver, Lanes, Machine, Ports};
+use super::{Census, Driver, Lanes, Machine, Ports};
 use crate::exec::{Adoption, ToolDone, ToolEvent, ToolHandle, ToolRequest};
 use crate::panics;
 #[cfg(planted)]
@@ -90,6 +90,22 @@ impl Flights {
     pub(super) fn turns(&self) -> usize {
         let turns: BTreeSet<_> = self.0.values().filter_map(|flight| flight.turn).collect();
         turns.len()
+    }
+
+    pub(super) fn census(&self) -> Census {
+        let mut census = Census {
+            turns: self.turns(),
+            ..Census::default()
+        };
+        for flight in self.0.values() {
+            match flight.work {
+                Work::Plain => {}
+                Work::Stream { .. } => census.streams += 1,
+                Work::Tool(_) => census.tools += 1,
+                Work::Delivery(_) => census.deliveries += 1,
+            }
+        }
+        census
     }
 
     /// Drops every stream and leaves commands to their supervisors: the next

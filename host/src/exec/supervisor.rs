@@ -35,6 +35,7 @@ pub(super) const DEATH_PATIENCE: Duration = Duration::from_secs(5);
 /// After the command's end: how long its output may pause, and last.
 const DRAIN_QUIET: Duration = Duration::from_millis(100);
 const DRAIN_MOST: Duration = Duration::from_millis(500);
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 /// Longest sleep: orphans that were handed to us are reaped this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
@@ -148,7 +149,7 @@ impl Supervision {
         let (output, theirs) = io::pipe().map_err(system("create a pipe"))?;
         rustix::io::ioctl_fionbio(&output, true).map_err(|e| system("prepare a pipe")(e.into()))?;
         let started = Instant::now();
-        let command = spawn(meta, theirs)?;
+        let command = expendable(|| spawn(meta, theirs))?;
         let raw = i32::try_from(command).ok().and_then(Pid::from_raw);
         let command_pid = raw.ok_or_else(|| SupervisorError::System {
             verb: "name the command's process",
@@ -265,6 +266,18 @@ impl Supervision {
         }
         false
     }
+}
+
+/// What is started meanwhile is the first to go where memory runs out, and not
+/// the server (proc(5), `oom_score_adj`). Without that file nothing changes.
+fn expendable<T>(start: impl FnOnce() -> T) -> T {
+    let own = std::fs::read_to_string(OOM_SCORE).unwrap_or_default();
+    let is_raised = !own.is_empty() && std::fs::write(OOM_SCORE, "500").is_ok();
+    let started = start();
+    if is_raised {
+        let _it_stays_expendable = std::fs::write(OOM_SCORE, own.trim());
+    }
+    started
 }
 
 fn spawn(meta: &Meta, output: io::PipeWriter) -> Result<u32, SupervisorError> {

@@ -56,6 +56,14 @@ async fn a_command_runs_in_its_working_directory_with_bash() {
 }
 
 #[tokio::test]
+async fn o7_where_memory_runs_out_the_command_goes_before_its_supervisor() {
+    let show = "cat /proc/self/oom_score_adj; cat /proc/$PPID/oom_score_adj";
+    let done = Rig::new().bash(show).await;
+    let own = fs::read_to_string("/proc/self/oom_score_adj").expect("Linux has it");
+    assert_eq!(done.output, format!("500\n{own}"));
+}
+
+#[tokio::test]
 async fn a_missing_working_directory_is_named() {
     let rig = Rig::new();
     let mut request = rig.request("bash", json!({"command": "true"}));
