@@ -20,6 +20,8 @@ use crate::provider::Ended;
 use crate::store::{Done, ProviderView, ReadError, ReplicaView, TurnView};
 use crate::webhook::Webhooks;
 
+mod stuck;
+
 /// A machine that says what it was told and does what the test wants.
 struct Puppet {
     start: Start,
@@ -592,25 +594,4 @@ async fn the_journal_holds_every_life_and_every_input() {
         "0",
     ];
     assert_eq!(entries, expected);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn o7_a_driver_that_is_stuck_answers_no_census() {
-    let (let_go, held) = std::sync::mpsc::channel::<()>();
-    let held = Mutex::new(held);
-    let rig = rig(None, move |_, input| {
-        if *input == Input::Nudged {
-            let _let_go = held.lock().unwrap().recv();
-        }
-    });
-    assert_eq!(rig.handle.census().await, Some(Census::default()));
-    rig.handle.nudged();
-    let handle = rig.handle.clone();
-    let census = handle.census();
-    tokio::pin!(census);
-    // Polled once, so that the question is on its way.
-    assert_eq!(census.as_mut().now_or_never(), None);
-    let_go.send(()).unwrap();
-    assert_eq!(census.await, Some(Census::default()));
-    rig.end().await;
 }
