@@ -16,7 +16,7 @@ pub(super) fn is_secret(name: &OsStr, also: &[String]) -> bool {
 
 /// Removes the secrets from what `command` inherits. `also` names further
 /// variables, such as those that the configuration reads credentials from.
-pub(super) fn scrub<'c>(command: &'c mut Command, also: &[String]) -> &'c mut Command {
+pub(crate) fn scrub<'c>(command: &'c mut Command, also: &[String]) -> &'c mut Command {
     for (name, _) in std::env::vars_os() {
         if is_secret(&name, also) {
             command.env_remove(name);
