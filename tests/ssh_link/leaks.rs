@@ -4,8 +4,9 @@ use std::time::Duration;
 use dispatch::ssh::{Link, SshLimits};
 use tokio::net::TcpListener;
 
+use crate::support::PATIENCE;
 use crate::support::sshd::{Sshd, program};
-use crate::{LIMITS, Yard, until_true};
+use crate::{LIMITS, Yard};
 
 const CYCLES: usize = 50;
 
@@ -25,7 +26,7 @@ fn s4_nothing_is_left_of_fifty_links_that_came_about_and_fifty_that_did_not() {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&inner.stdout);
+    let said = String::from_utf8_lossy(&[inner.stdout, inner.stderr].concat()).into_owned();
     assert!(
         inner.status.success() && said.contains("1 passed"),
         "{said}"
@@ -66,13 +67,21 @@ async fn count() {
     for n in 0..CYCLES {
         cycle(&yard, n).await;
     }
-    let what = "descriptors, tasks and children are as many as before";
     let mut now = before;
-    until_true(what, || {
-        now = (descriptors(), tasks(), children());
-        now.0 <= before.0 && now.1 <= before.1 && now.2 <= before.2
-    })
-    .await;
+    let calm = async {
+        loop {
+            now = (descriptors(), tasks(), children());
+            if now.0 <= before.0 && now.1 <= before.1 && now.2 <= before.2 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, calm).await;
+    assert!(
+        waited.is_ok(),
+        "descriptors, tasks and children were {before:?} and are {now:?}"
+    );
 }
 
 /// One link that comes about, used and ended in a way that `n` chooses, and one
@@ -98,13 +107,17 @@ async fn cycle(yard: &Yard, n: usize) {
         }
     }
     drop(files);
-    let brief = SshLimits {
-        connect: Duration::from_millis(300),
-        handshake: Duration::from_millis(20),
+    let brief = |ms| SshLimits {
+        connect: Duration::from_millis(500),
+        handshake: Duration::from_millis(ms),
     };
-    let limits = |alias| if alias == "wrong" { LIMITS } else { brief };
-    let alias = ["mute", "wrong", "piped", "far-mute", "wrong"][n % 5];
-    yard.fault(alias, limits(alias)).await;
+    let (alias, limits) = match n % 5 {
+        0 => ("mute", brief(20)),
+        1 => ("piped", brief(20)),
+        2 => ("far-mute", brief(500)),
+        _ => ("wrong", LIMITS),
+    };
+    yard.fault(alias, limits).await;
     // Given up in the middle.
     let settings = yard.settings("web").await;
     let keys = yard.keys();
