@@ -80,8 +80,8 @@ fn reach<'r, N: Net>(
                 let stream = dial(computer, net, limits.connect).await?;
                 talk(computer, keys, stream, None, limits).await
             }
-            Route::Command(command) => {
-                let pipes = run_proxy(computer, command)?;
+            Route::Command { line, secrets } => {
+                let pipes = run_proxy(computer, line, secrets)?;
                 talk(computer, keys, pipes, None, limits).await
             }
             Route::Jump(hops) => {
@@ -166,7 +166,11 @@ fn no_hop(computer: &ComputerSettings) -> SshFault {
 }
 
 /// Starts a proxy command, its pipes for a connection.
-fn run_proxy(computer: &ComputerSettings, command: &str) -> Result<ProxyPipes, SshFault> {
+fn run_proxy(
+    computer: &ComputerSettings,
+    command: &str,
+    secrets: &[String],
+) -> Result<ProxyPipes, SshFault> {
     let config = |what: String| {
         let message = format!("the ProxyCommand of {} {what}", computer.title());
         SshFault::new(SshFaultKind::Config, message)
@@ -179,7 +183,7 @@ fn run_proxy(computer: &ComputerSettings, command: &str) -> Result<ProxyPipes, S
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
-    scrub(&mut shell, &[]);
+    scrub(&mut shell, secrets);
     let mut shell = tokio::process::Command::from(shell);
     let started = shell.kill_on_drop(true).spawn();
     let mut child = started.map_err(|error| config(format!("cannot be started: {error}")))?;

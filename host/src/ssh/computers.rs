@@ -382,7 +382,10 @@ impl Computers {
                     "{alias:?} has ProxyUseFdpass, which is not supported; use ProxyJump"
                 )));
             }
-            Some(command) => Route::Command(command.to_owned()),
+            Some(command) => Route::Command {
+                line: command.to_owned(),
+                secrets: self.secrets.clone(),
+            },
             None => Route::Direct,
         };
         settings.known_hosts = known;

@@ -6,9 +6,9 @@ use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use russh::client::{self, Config, DisconnectReason, Handle, Handler};
+use russh::client::{self, ChannelOpenHandle, Config, DisconnectReason, Handle, Handler, Msg};
 use russh::keys::PublicKeyOrCertificate;
-use russh::{Preferred, SshId};
+use russh::{Channel, Preferred, SshId};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -123,6 +123,84 @@ impl Handler for Watcher {
         self.known.check(&key).map_err(Broken::HostKey)?;
         self.stage.set("logging in");
         Ok(true)
+    }
+
+    // We ask for no forwarding, so nobody has a channel to open from over there;
+    // the library would accept it. A reply that is dropped is a refusal.
+
+    async fn server_channel_open_session(
+        &mut self,
+        _: Channel<Msg>,
+        _reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Broken> {
+        Ok(())
+    }
+
+    async fn server_channel_open_agent_forward(
+        &mut self,
+        _: Channel<Msg>,
+        _reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Broken> {
+        Ok(())
+    }
+
+    async fn server_channel_open_x11(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Broken> {
+        Ok(())
+    }
+
+    async fn server_channel_open_forwarded_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        _reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Broken> {
+        Ok(())
+    }
+
+    async fn server_channel_open_forwarded_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Broken> {
+        Ok(())
+    }
+
+    async fn server_channel_open_direct_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        _reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Broken> {
+        Ok(())
+    }
+
+    async fn server_channel_open_direct_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Broken> {
+        Ok(())
     }
 
     async fn disconnected(&mut self, reason: DisconnectReason<Broken>) -> Result<(), Broken> {

@@ -47,8 +47,13 @@ pub enum Route {
     /// Through these computers, one after the other; never empty. Only the
     /// first one's own route counts.
     Jump(Vec<ComputerSettings>),
-    /// Over the pipes of a command, its tokens not yet expanded.
-    Command(String),
+    /// Over the pipes of a command.
+    Command {
+        /// The command for a shell, its tokens not yet expanded.
+        line: String,
+        /// Further variables that hold credentials and are kept from it (P4).
+        secrets: Vec<String>,
+    },
 }
 
 impl ComputerSettings {
