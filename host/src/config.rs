@@ -19,6 +19,7 @@ use dispatch_core::liveness::{LeaseTerms, OnCrash};
 use serde::Deserialize;
 
 use crate::provider::{ProviderConfigError, Secret};
+use crate::ssh::DEFAULT_REJECT;
 
 pub use database::{Database, Places, places};
 pub use provider::{Dialect, ProviderSettings};
@@ -133,6 +134,8 @@ pub struct Settings {
     pub turns: Turns,
     /// `[tools]`.
     pub tools: Tools,
+    /// `[ssh]`.
+    pub ssh: Ssh,
     /// `[providers.*]` in their order; the first one is the default.
     pub providers: Vec<ProviderSettings>,
     /// `[[webhooks]]` in their order (C7).
@@ -195,6 +198,7 @@ pub struct Deadlines {
     pub idle_s: u64,
     pub tool_s: u64,
     pub store_s: u64,
+    pub ssh_handshake_s: u64,
 }
 
 impl Default for Deadlines {
@@ -205,6 +209,7 @@ impl Default for Deadlines {
             idle_s: 120,
             tool_s: 600,
             store_s: 30,
+            ssh_handshake_s: 15,
         }
     }
 }
@@ -308,6 +313,33 @@ pub struct Tools {
     pub cwd: String,
 }
 
+/// `[ssh]`: which computers there are (S2).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ssh {
+    /// Read instead of `~/.ssh/config`; empty: that one.
+    pub config: String,
+    /// Names and patterns of hosts that are no computers to run tools on, such
+    /// as those that are only there for git. Replaces the default.
+    pub reject: Vec<String>,
+}
+
+impl Default for Ssh {
+    fn default() -> Self {
+        Ssh {
+            config: String::new(),
+            reject: DEFAULT_REJECT.map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+impl Ssh {
+    /// The configuration that is named instead of the user's own.
+    pub fn config(&self) -> Option<PathBuf> {
+        (!self.config.is_empty()).then(|| PathBuf::from(&self.config))
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Document {
@@ -317,6 +349,7 @@ struct Document {
     retry: Retry,
     turns: Turns,
     tools: Tools,
+    ssh: Ssh,
     providers: toml::Table,
     webhooks: Vec<toml::Table>,
 }
@@ -357,6 +390,7 @@ impl Settings {
             retry: document.retry,
             turns: document.turns,
             tools: document.tools,
+            ssh: document.ssh,
             listen,
         };
         settings.check()?;
@@ -425,6 +459,7 @@ impl Settings {
             ("deadlines.idle_s", self.deadlines.idle_s),
             ("deadlines.tool_s", self.deadlines.tool_s),
             ("deadlines.store_s", self.deadlines.store_s),
+            ("deadlines.ssh_handshake_s", self.deadlines.ssh_handshake_s),
             ("liveness.renew_s", self.liveness.renew_s),
             ("liveness.sweep_s", self.liveness.sweep_s),
             ("turns.hard_limit_s", self.turns.hard_limit_s),

@@ -21,5 +21,6 @@ pub mod replay;
 pub mod run;
 pub mod scripted;
 pub mod serve;
+pub mod ssh;
 pub mod store;
 pub mod webhook;

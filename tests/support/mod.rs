@@ -9,6 +9,7 @@ pub(crate) mod http;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod sshd;
 pub(crate) mod stream;
 pub(crate) mod world;
 

@@ -88,6 +88,7 @@ pub(super) const SECTIONS: &[(&str, Keys)] = &[
             ("idle_s", Kind::Count),
             ("tool_s", Kind::Count),
             ("store_s", Kind::Count),
+            ("ssh_handshake_s", Kind::Count),
         ],
     ),
     (
@@ -118,6 +119,7 @@ pub(super) const SECTIONS: &[(&str, Keys)] = &[
         ],
     ),
     ("tools", &[("cwd", Kind::Text)]),
+    ("ssh", &[("config", Kind::Text), ("reject", Kind::Texts)]),
 ];
 
 pub(super) const PROVIDERS: &str = "providers";

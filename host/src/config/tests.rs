@@ -236,3 +236,25 @@ fn c7_a_webhook_that_cannot_work_is_refused_by_its_key_and_without_its_address()
     let error = refusal(SCRIPTED, &[("DISPATCH_WEBHOOKS__URL", "x")]);
     assert!(error.contains("stand in dispatch.toml only"), "{error}");
 }
+
+#[test]
+fn s2_the_ssh_section_names_a_configuration_and_who_is_no_computer() {
+    let settings = load(SCRIPTED, &[]).unwrap();
+    assert_eq!(settings.ssh.config(), None);
+    assert!(settings.ssh.reject.iter().any(|host| host == "github.com"));
+    assert_eq!(settings.deadlines.ssh_handshake_s, 15);
+    let file = format!("{SCRIPTED}[ssh]\nconfig = '/etc/dispatch/ssh_config'\n");
+    let settings = load(&file, &[("DISPATCH_SSH__REJECT", "a.example, *.b.example")]).unwrap();
+    assert_eq!(
+        settings.ssh.config().unwrap(),
+        Path::new("/etc/dispatch/ssh_config")
+    );
+    assert_eq!(settings.ssh.reject, ["a.example", "*.b.example"]);
+    let message = refusal(&format!("{SCRIPTED}[ssh]\nrejects = []\n"), &[]);
+    assert!(
+        message.contains("`ssh.rejects`; did you mean `reject`?"),
+        "{message}"
+    );
+    let message = refusal(&format!("{SCRIPTED}[ssh]\nreject = 'x'\n"), &[]);
+    assert!(message.contains("a list of texts"), "{message}");
+}

@@ -20,7 +20,7 @@ pub(super) fn is_kept(name: &OsStr, also: &[String]) -> bool {
 
 /// Removes what is kept from commands from what `command` inherits. `also` names further
 /// variables, such as those that the configuration reads credentials from.
-pub(super) fn scrub<'c>(command: &'c mut Command, also: &[String]) -> &'c mut Command {
+pub(crate) fn scrub<'c>(command: &'c mut Command, also: &[String]) -> &'c mut Command {
     for (name, _) in std::env::vars_os() {
         if is_kept(&name, also) {
             command.env_remove(name);

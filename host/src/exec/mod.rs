@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 mod adopt;
 mod bash;
-mod env;
+pub(crate) mod env;
 mod files;
 mod format;
 mod input;
