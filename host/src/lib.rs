@@ -20,5 +20,6 @@ pub mod replay;
 pub mod run;
 pub mod scripted;
 pub mod serve;
+pub mod ssh;
 pub mod store;
 pub mod webhook;
