@@ -8,7 +8,7 @@ use super::Shared;
 use super::adopt::{self, Found};
 use super::far::{Far, Fault};
 use super::question::AskError;
-use super::run::{RemoteCall, Run};
+use super::run::{Ending, RemoteCall, Run};
 use super::watch::{Followed, follow};
 use crate::exec::input::Bash;
 use crate::exec::preview::Preview;
@@ -28,9 +28,17 @@ pub(super) async fn run(
     // Before anything is started: it could not be watched without.
     let mut far = Far::open(link).await?;
     let run = Run::new(&far, &shared.installation, &call, call.dir_name());
+    let _watched = shared.watch(&run);
     let run = match start(shared, &far, request, &call, input).await? {
         Started::Yes => run,
         Started::No(done) => return Ok(Followed::Done(done)),
+        Started::Ended => match run.ending(&far).await? {
+            Some(Ending::Claimed) => {
+                let stopped = "stopped before the command was started";
+                return Ok(Followed::Done(ToolDone::failed(stopped)));
+            }
+            Some(Ending::Over(_)) | None => run,
+        },
         Started::Unknown(cause) => match adopt::find(&far, &shared.installation, &call).await? {
             Found::Running(run) | Found::Over(run, _) => run,
             Found::Nothing => {
@@ -47,6 +55,8 @@ pub(super) async fn run(
 /// Whether a command was started.
 enum Started {
     Yes,
+    /// Somebody stopped it as soon as it had begun, or it was that short.
+    Ended,
     No(ToolDone),
     Unknown(AskError),
 }
@@ -92,7 +102,8 @@ async fn start(
         }
     };
     Ok(match said.split_once(' ').unwrap_or((&said, "")) {
-        ("started" | "ended", "") => Started::Yes,
+        ("started", "") => Started::Yes,
+        ("ended", "") => Started::Ended,
         ("no-cwd", "") => Started::No(ToolDone::failed(no_cwd)),
         ("exists" | "late", "") => Started::No(ToolDone::failed(format!(
             "{} exists already on that computer, or a later one does: this call was started or given up before and is never repeated",

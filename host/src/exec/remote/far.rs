@@ -2,6 +2,7 @@
 
 use std::io::SeekFrom;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use russh_sftp::client::SftpSession;
@@ -9,6 +10,7 @@ use russh_sftp::client::error::Error;
 use russh_sftp::client::fs::{File, Metadata};
 use russh_sftp::protocol::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::time::Instant;
 
 use crate::ssh::{Link, LinkError};
 
@@ -16,6 +18,10 @@ use crate::ssh::{Link, LinkError};
 /// awaited: 1 MB on its way is 20 MB/s at a round trip of 50 ms.
 const STRIPE_BYTES: usize = 252 * 1024;
 const LANES: u64 = 4;
+/// How often it is looked whether the link is lost, and how long no answer at
+/// all is put up with: the pool finds out sooner when the link itself is dead.
+const LOSS_LOOK: Duration = Duration::from_secs(1);
+pub(super) const SILENCE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why something could not be done with a file over there.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -83,6 +89,32 @@ impl Far {
         let sftp = link.files().await?;
         let home = sftp.canonicalize(".").await?;
         Ok(Far { link, sftp, home })
+    }
+
+    /// Gives `work` up when the link turns out to be lost: the session never
+    /// answers what was on its way then.
+    pub(super) async fn unless_lost<T, E: From<Fault>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        tokio::select! {
+            biased;
+            done = work => done,
+            fault = self.lost() => Err(fault.into()),
+        }
+    }
+
+    async fn lost(&self) -> Fault {
+        let mut heard = Instant::now();
+        loop {
+            tokio::time::sleep(LOSS_LOOK).await;
+            match self.sftp.canonicalize(".").await.map_err(Fault::from) {
+                // A slow link answers late, behind what else it carries.
+                Err(Fault::Silent) if heard.elapsed() < SILENCE_PATIENCE => {}
+                Err(fault) if fault.is_of_the_link() => return fault,
+                Ok(_) | Err(_) => heard = Instant::now(),
+            }
+        }
     }
 
     /// What `path` means from `base`, which may be relative to the home

@@ -247,7 +247,8 @@ async fn carry_out(
             let begin = |stop| {
                 tokio::spawn(async move {
                     let far = Far::open(link).await?;
-                    files::read(&far, &cwd, &input, &stop).await
+                    far.unless_lost(files::read(&far, &cwd, &input, &stop))
+                        .await
                 })
             };
             super::files::limited(&request, &wishes.kill, begin).await
@@ -257,7 +258,8 @@ async fn carry_out(
             let begin = |stop| {
                 tokio::spawn(async move {
                     let far = Far::open(link).await?;
-                    files::write(&far, &cwd, &input, &stop).await
+                    far.unless_lost(files::write(&far, &cwd, &input, &stop))
+                        .await
                 })
             };
             super::files::limited(&request, &wishes.kill, begin).await
@@ -295,7 +297,8 @@ async fn adopt_call(
     wishes: &Wishes,
 ) -> Result<Option<Followed>, Fault> {
     let mut far = Far::open(link).await?;
-    let (adoption, run) = match adopt::find(&far, &shared.installation, call).await? {
+    let found = adopt::find(&far, &shared.installation, call);
+    let (adoption, run) = match far.unless_lost(found).await? {
         Found::Nothing => (Adoption::NotFound, None),
         Found::Over(run, over) => (adopt::adoption(&far, &run, &over).await?, None),
         Found::Running(run) => (Adoption::Running, Some(run)),

@@ -228,16 +228,18 @@ launch() {
 # its end is kept: errors stand last. tee goes on when the file takes no more.
 collect() {
   : >"$run/output"
+  # Room for what is told by them, on a disk that may be full by then.
+  printf '%64s\n' '' >"$run/total" && printf '%512s\n' '' >"$run/trouble" || return 1
   mkfifo "$run/pipe" "$run/count" "$run/last" || return 1
   tail -c 32768 3>&- <"$run/last" >"$run/end" &
   helpers="$!"
-  wc -c 3>&- <"$run/count" >"$run/total" &
+  wc -c 3>&- <"$run/count" 1<>"$run/total" &
   helpers="$helpers $!"
   (
     exec 3>&-
     trap '' XFSZ 2>/dev/null || trap '' 25
     ulimit -f $((limit_bytes / block)) 2>/dev/null
-    exec tee "$run/output" "$run/count" <"$run/pipe" >"$run/last" 2>"$run/trouble"
+    exec tee "$run/output" "$run/count" <"$run/pipe" >"$run/last" 2<>"$run/trouble"
   ) &
   tee=$!
   helpers="$helpers $tee"
@@ -265,6 +267,8 @@ guard() {
     [ -n "$asked" ] || wait "$pause"
     kill "$pause" 2>/dev/null
     left=$((left - step))
+    # Nobody can stop it any more whose directory was taken from it.
+    [ -e "$run/meta" ] || asked=1
   done
   trap '' TERM
   if [ -n "$asked" ]; then
@@ -317,24 +321,29 @@ drain() {
     return
   fi
   for pause in 01 01 02 05 10 10 10 10; do
-    [ ! -s "$run/total" ] || return
+    ! has_come || return
     nap "$pause"
   done
   linger=1
   exec 4<>"$run/pipe" 5<"$run/pipe" 4>&-
   kill "$tee" 2>/dev/null
   for pause in 01 02 05 10 10 10 10 10 10 10; do
-    [ ! -s "$run/total" ] || return
+    ! has_come || return
     nap "$pause"
   done
+}
+
+# Whether the whole output has been taken; sets total then.
+has_come() {
+  read -r total <"$run/total" 2>/dev/null
+  [ -n "$total" ]
 }
 
 # Sets output_bytes, dropped_bytes and newlines, and adds the end of an output
 # that was too long behind a line that says what is missing.
 measure() {
   output_bytes=$(($(wc -c <"$run/output" 2>/dev/null || echo 0)))
-  total=$output_bytes
-  [ ! -s "$run/total" ] || total=$(($(cat "$run/total")))
+  has_come || total=$output_bytes
   dropped_bytes=$((total - output_bytes))
   if [ "$dropped_bytes" -gt 0 ] && [ "$output_bytes" -ge $((limit_bytes / block * block)) ]; then
     kept=$dropped_bytes

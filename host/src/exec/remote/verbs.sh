@@ -63,6 +63,11 @@ detach() {
   fi
 }
 
+# Writes a file. No shell tells why a file takes no more, but cat does.
+put() {
+  printf '%s' "$2" 2>/dev/null >"$1" || printf '%s' "$2" | cat >"$1"
+}
+
 start() {
   enter_runs
   case $cwd in /*) ;; *) cwd=$HOME/$cwd ;; esac
@@ -81,9 +86,9 @@ start() {
     return
   fi
   trouble=$( {
-    printf '%s' "$command" >"$run/command" &&
-      printf '%s' "$cwd" >"$run/cwd" &&
-      printf '%s\n' "$program" >"$run/script" &&
+    put "$run/command" "$command" &&
+      put "$run/cwd" "$cwd" &&
+      put "$run/script" "$program" &&
       printf '%8192s' '' >"$run/reserve" &&
       printf 'version=1\nturn=%s\ncall=%s\nepoch=%s\nattempt=%s\nmark=%s\nstarted_ms=%s\ndeadline_ms=%s\nlimit_bytes=%s\nuser_umask=%s\n' \
         "$turn" "$call" "$epoch" "$attempt" "$mark" "$(now_ms)" "$deadline_ms" "$limit_bytes" "$user_umask" >"$run/meta.tmp" &&

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::far::{Far, Fault};
+use super::far::{Far, Fault, SILENCE_PATIENCE};
 use super::question::AskError;
 use super::run::{Ending, Run};
 use crate::exec::preview::Preview;
@@ -22,9 +22,6 @@ const LOOK_MOST: Duration = Duration::from_millis(500);
 /// and after how long without a sign it is asked for.
 const PULSE: Duration = Duration::from_secs(4);
 const PULSE_PATIENCE: Duration = Duration::from_secs(16);
-/// How long unanswered looks are put up with: the pool finds out sooner when
-/// the link itself is dead.
-const SILENCE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How following a run came to its end.
 #[derive(Debug)]
@@ -51,10 +48,23 @@ pub(super) async fn follow(
         pulse: Pulse::new(),
         kill: None,
     };
-    match watch.until_over(far, events, wishes).await {
+    let followed = tokio::select! {
+        biased;
+        () = left(wishes) => return Followed::Left,
+        followed = watch.until_over(far, events, wishes) => followed,
+    };
+    match followed {
         Ok(followed) => followed,
         Err(fault) if fault.is_of_the_link() => Followed::LinkLost(fault.to_string()),
         Err(fault) => Followed::Done(lost(run, &fault.to_string())),
+    }
+}
+
+/// Who was told to stop it first sees it through.
+async fn left(wishes: &Wishes) {
+    wishes.leave.cancelled().await;
+    if wishes.kill.is_cancelled() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -94,11 +104,10 @@ impl Watch<'_> {
                     pause = LOOK_FIRST;
                     self.ask_to_stop(far);
                 }
-                // Who was told to stop it first sees it through.
-                () = wishes.leave.cancelled(), if !asked_to_stop => return Ok(Followed::Left),
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(LOOK_MOST),
             }
-            match self.look(far, events).await {
+            let session = far.clone();
+            match session.unless_lost(self.look(&session, events)).await {
                 Ok(Some(done)) => return Ok(Followed::Done(done)),
                 Ok(None) => heard = Instant::now(),
                 Err(Fault::Silent) if heard.elapsed() < SILENCE_PATIENCE => continue,
@@ -135,9 +144,8 @@ impl Watch<'_> {
         let (ending, bytes) = tokio::try_join!(self.run.ending(far), shown)?;
         match ending {
             Some(Ending::Over(over)) => self.run.result(far, &over).await.map(Some),
-            Some(Ending::Claimed) => Ok(Some(ToolDone::failed(
-                "stopped before the command was started",
-            ))),
+            // It was started: this is not its directory any more.
+            Some(Ending::Claimed) => Ok(Some(lost(self.run, "it was removed"))),
             None => {
                 self.preview.send(&bytes, events);
                 Ok(None)
