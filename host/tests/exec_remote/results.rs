@@ -261,16 +261,15 @@ async fn p4_a_run_directory_is_private() {
         let mode = fs::metadata(path).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
     }
-    let mut left: Vec<_> = fs::read_dir(rig.run_dir())
-        .expect("listed")
-        .map(|entry| {
-            entry
-                .expect("an entry")
-                .file_name()
-                .into_string()
-                .expect("plain")
-        })
-        .collect();
-    left.sort();
-    assert_eq!(left, ["command", "cwd", "exit", "meta", "output", "pid"]);
+    let left = || {
+        let entries = fs::read_dir(rig.run_dir()).expect("listed");
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.expect("an entry").file_name().into_string())
+            .map(|name| name.expect("plain"))
+            .collect();
+        names.sort();
+        names
+    };
+    let lasting = ["command", "cwd", "exit", "meta", "output", "pid"];
+    until("the supervisor has tidied up", || left() == lasting).await;
 }

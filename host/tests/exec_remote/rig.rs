@@ -262,12 +262,15 @@ impl Call {
     }
 }
 
+/// The server's process and the session with it.
+type OpenSftp = (Child, Arc<SftpSession>);
+
 /// A link that a test can cut, at once or after so many bytes.
 pub(crate) struct FakeLink {
     shell: String,
     home: PathBuf,
     state: Arc<LinkState>,
-    sftp: Arc<tokio::sync::Mutex<Option<(Child, Arc<SftpSession>)>>>,
+    sftp: Arc<tokio::sync::Mutex<Option<OpenSftp>>>,
 }
 
 #[derive(Debug)]

@@ -38,26 +38,26 @@ enum State {
 /// start gives way to a directory of its own name or a newer one. Either that
 /// start sees this directory, or this look sees the start's.
 pub(super) async fn find(far: &Far, installation: &str, call: &RemoteCall) -> Result<Found, Fault> {
-    if let Some(found) = started(far, &runs_of(far, installation, call).await?).await? {
+    if let Seen::Started(found) = see(far, runs_of(far, installation, call).await?).await? {
         return Ok(found);
     }
     claim(far, installation, call).await?;
     let give_up = Instant::now() + START_PATIENCE;
     loop {
-        let runs = runs_of(far, installation, call).await?;
-        if let Some(found) = started(far, &runs).await? {
-            return Ok(found);
-        }
-        let undecided = undecided(far, &runs).await?;
-        if undecided.is_empty() {
-            return Ok(Found::Nothing);
-        }
+        let undecided = match see(far, runs_of(far, installation, call).await?).await? {
+            Seen::Started(found) => return Ok(found),
+            Seen::Undecided(runs) if runs.is_empty() => return Ok(Found::Nothing),
+            Seen::Undecided(runs) => runs,
+        };
         if Instant::now() >= give_up {
             for run in &undecided {
                 revoke(far, run).await?;
             }
             // One that shows its supervisor only now sees that it is revoked.
-            return Ok(started(far, &undecided).await?.unwrap_or(Found::Nothing));
+            return Ok(match see(far, undecided).await? {
+                Seen::Started(found) => found,
+                Seen::Undecided(_) => Found::Nothing,
+            });
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -87,25 +87,24 @@ async fn runs_of(far: &Far, installation: &str, call: &RemoteCall) -> Result<Vec
         .collect())
 }
 
-async fn started(far: &Far, runs: &[Run]) -> Result<Option<Found>, Fault> {
-    for run in runs {
-        match state(far, run).await? {
-            State::Running => return Ok(Some(Found::Running(run.clone()))),
-            State::Over(over) => return Ok(Some(Found::Over(run.clone(), over))),
-            State::Nothing | State::Undecided => {}
-        }
-    }
-    Ok(None)
+/// What the directories of a call show, each looked at once.
+enum Seen {
+    Started(Found),
+    /// Nothing was started but, maybe, in these.
+    Undecided(Vec<Run>),
 }
 
-async fn undecided(far: &Far, runs: &[Run]) -> Result<Vec<Run>, Fault> {
-    let mut found = Vec::new();
+async fn see(far: &Far, runs: Vec<Run>) -> Result<Seen, Fault> {
+    let mut undecided = Vec::new();
     for run in runs {
-        if matches!(state(far, run).await?, State::Undecided) {
-            found.push(run.clone());
+        match state(far, &run).await? {
+            State::Running => return Ok(Seen::Started(Found::Running(run))),
+            State::Over(over) => return Ok(Seen::Started(Found::Over(run, over))),
+            State::Undecided => undecided.push(run),
+            State::Nothing => {}
         }
     }
-    Ok(found)
+    Ok(Seen::Undecided(undecided))
 }
 
 /// In this order: `exit` is written after `pid`, and `pid` before its writer
