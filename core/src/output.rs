@@ -77,6 +77,16 @@ impl HeadTail {
             .push(bytes, |text| kept.push(text, limit_bytes, limit_lines));
     }
 
+    /// Takes bytes that nobody has read, known only by their number and their
+    /// newlines: the middle of a long output that lies elsewhere. Exact when at
+    /// least the limit was pushed before and some 4 bytes more than the limit
+    /// are pushed after it; what comes after should begin a character.
+    pub fn skip(&mut self, bytes: u64, newlines: u64) {
+        self.total_bytes = self.total_bytes.saturating_add(bytes);
+        let cut_off = self.decoder.take_pending() as u64;
+        self.kept.skip(bytes.saturating_add(cut_off), newlines);
+    }
+
     /// What is kept. `spilled_to` names the file that holds the full text, for
     /// the notice.
     pub fn finish(mut self, spilled_to: Option<&str>) -> Bounded {
@@ -139,6 +149,14 @@ impl Kept {
             self.tail.drain(..excess.min(self.tail.len()));
         }
         self.tail.extend_from_slice(bytes);
+    }
+
+    fn skip(&mut self, bytes: u64, newlines: u64) {
+        self.head_closed = true;
+        self.tail.clear();
+        self.tail_bytes = self.tail_bytes.saturating_add(bytes);
+        self.newlines = self.newlines.saturating_add(newlines);
+        self.ends_in_newline = false;
     }
 
     fn bytes(&self) -> u64 {
@@ -219,6 +237,11 @@ impl LossyDecoder {
         if self.pending.is_empty() {
             self.pending = decode(bytes, &mut emit).to_vec();
         }
+    }
+
+    /// Forgets an incomplete character; returns how many bytes it had.
+    fn take_pending(&mut self) -> usize {
+        core::mem::take(&mut self.pending).len()
     }
 
     /// Ends the stream: an incomplete character becomes U+FFFD.
@@ -463,6 +486,26 @@ mod tests {
                 rest = later;
             }
             prop_assert_eq!(chunked.finish(None), bound(&bytes, limit_bytes, limit_lines));
+        }
+
+        #[test]
+        fn a_middle_that_was_never_read_is_left_out_as_if_it_had_been(
+            text in "[a-zé€😀\n]{300,600}", limit_bytes in 10usize..60, limit_lines in 1usize..20,
+        ) {
+            let (all, need) = (text.as_bytes(), limit_bytes + 8);
+            let starts_character = |at: &usize| text.is_char_boundary(*at);
+            let from = (0..=all.len() - need).rev().find(starts_character).unwrap_or(0);
+            let (head, tail) = (&all[..need], &all[from..]);
+            let middle = &all[need..from];
+            let mut parts = HeadTail::new(limit_bytes, limit_lines);
+            parts.push(head);
+            parts.skip(middle.len() as u64, memchr_iter(b'\n', middle).count() as u64);
+            parts.push(tail);
+            prop_assert_eq!(parts.finish(Some("f")), {
+                let mut whole = HeadTail::new(limit_bytes, limit_lines);
+                whole.push(all);
+                whole.finish(Some("f"))
+            });
         }
 
         #[test]

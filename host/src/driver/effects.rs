@@ -543,7 +543,7 @@ async fn forward_tool(id: EffectId, mut events: mpsc::Receiver<ToolEvent>, lanes
                 points::reach(Point::ToolEnded, points::TURN);
                 return lanes.urgent(Input::ToolDone { id, end: end(done) });
             }
-            ToolEvent::Left => return,
+            ToolEvent::Left | ToolEvent::LinkLost { .. } => return,
         }
     }
     lanes.urgent(Input::EffectPanicked {

@@ -7,7 +7,6 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use dispatch_core::output::LossyDecoder;
 use dispatch_core::planted;
 use dispatch_core::reconcile::OUTCOME_UNKNOWN;
 use tokio::process::{Child, Command};
@@ -17,11 +16,12 @@ use tokio::time::Instant;
 use super::format::{Exit, Reason, now_ms};
 use super::input::Bash;
 use super::local::{Shared, blocking};
+use super::preview::Preview;
 use super::proc::{self, Leftovers, ProcessName};
 use super::rundir::{NewRun, RunDir, RunDirError};
 use super::settle::{self, SettleError};
 use super::supervisor::DEATH_PATIENCE;
-use super::{OutputStream, PREVIEW_BYTES, ToolDone, ToolEvent, ToolRequest, Wishes};
+use super::{PREVIEW_BYTES, ToolDone, ToolEvent, ToolRequest, Wishes};
 
 /// How often the run directory is looked at, at first and in the long run.
 const LOOK_FIRST: Duration = Duration::from_millis(5);
@@ -269,47 +269,5 @@ fn peek(dir: &RunDir, from: u64) -> Vec<u8> {
     match read {
         Ok(_) => bytes,
         Err(_) => Vec::new(),
-    }
-}
-
-/// What has been shown of a running command's output.
-#[derive(Debug, Default)]
-struct Preview {
-    read_bytes: u64,
-    shown_bytes: usize,
-    decoder: LossyDecoder,
-    last: Option<Instant>,
-}
-
-impl Preview {
-    /// Where to read on, if it is time to.
-    fn wants(&self) -> Option<u64> {
-        let rested = self.last.is_none_or(|last| last.elapsed() >= LOOK_MOST);
-        (rested && self.shown_bytes < PREVIEW_BYTES).then_some(self.read_bytes)
-    }
-
-    fn send(&mut self, bytes: &[u8], events: &mpsc::Sender<ToolEvent>) {
-        let mut text = String::new();
-        self.decoder.push(bytes, |piece| text.push_str(piece));
-        self.read_bytes += bytes.len() as u64;
-        let mut end = text.len().min(PREVIEW_BYTES - self.shown_bytes);
-        if end < text.len() {
-            while !text.is_char_boundary(end) {
-                end -= 1;
-            }
-            text.truncate(end);
-            text.push('…');
-        }
-        if text.is_empty() {
-            return;
-        }
-        self.last = Some(Instant::now());
-        let offset = self.shown_bytes as u64;
-        self.shown_bytes = (self.shown_bytes + text.len()).min(PREVIEW_BYTES);
-        let _receiver_is_slow = events.try_send(ToolEvent::Output {
-            stream: OutputStream::Combined,
-            offset,
-            text,
-        });
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use dispatch_core::output::HeadTail;
 use rustix::fs::{Gid, OFlags, Uid};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::input::{Read, Write};
@@ -55,9 +56,23 @@ pub(super) async fn run(
     kill: &CancellationToken,
     work: impl FnOnce(&Path, &CancellationToken) -> Result<ToolDone, FileError> + Send + 'static,
 ) -> ToolDone {
+    let cwd = request.cwd.clone();
+    let begin = |stop| tokio::task::spawn_blocking(move || work(&cwd, &stop));
+    match limited(request, kill, begin).await {
+        Ok(done) => done,
+        Err(e) => ToolDone::failed(e.to_string()),
+    }
+}
+
+/// Sees a file tool that `begin` starts to its end, its deadline or its kill;
+/// the token tells it to stop.
+pub(super) async fn limited<E>(
+    request: &ToolRequest,
+    kill: &CancellationToken,
+    begin: impl FnOnce(CancellationToken) -> JoinHandle<Result<ToolDone, E>>,
+) -> Result<ToolDone, E> {
     let stop = kill.child_token();
-    let (cwd, seen) = (request.cwd.clone(), stop.clone());
-    let mut work = tokio::task::spawn_blocking(move || work(&cwd, &seen));
+    let mut work = begin(stop.clone());
     let deadline = tokio::time::sleep(Duration::from_millis(request.deadline_ms));
     let finished = tokio::select! {
         done = &mut work => Some(done),
@@ -71,16 +86,89 @@ pub(super) async fn run(
         None => match tokio::time::timeout(STOP_PATIENCE, work).await {
             Ok(done) => done,
             Err(_) => {
-                return ToolDone::failed(
+                return Ok(ToolDone::failed(
                     "stopped while the file system did not answer; whether the file was changed is unknown",
-                );
+                ));
             }
         },
     };
-    match finished {
-        Ok(Ok(done)) => done,
-        Ok(Err(e)) => ToolDone::failed(e.to_string()),
-        Err(e) => ToolDone::failed(format!("the tool broke off: {e}")),
+    finished.unwrap_or_else(|e| Ok(ToolDone::failed(format!("the tool broke off: {e}"))))
+}
+
+/// The lines of a file that a call of `read` asks for, taken from its bytes as
+/// they come, wherever the file is (S1).
+#[derive(Debug)]
+pub(super) struct Lines {
+    path: PathBuf,
+    first: u64,
+    end: u64,
+    line: u64,
+    open_line: bool,
+    at_start: bool,
+    more: bool,
+    bound: HeadTail,
+}
+
+impl Lines {
+    pub(super) fn new(path: PathBuf, input: &Read) -> Lines {
+        let first = input.offset.unwrap_or(1);
+        Lines {
+            path,
+            first,
+            end: input
+                .limit
+                .map_or(u64::MAX, |limit| first.saturating_add(limit)),
+            line: 1,
+            open_line: false,
+            at_start: true,
+            more: false,
+            bound: HeadTail::default(),
+        }
+    }
+
+    /// Takes the next bytes; false when no more are wanted.
+    pub(super) fn push(&mut self, block: &[u8]) -> Result<bool, FileError> {
+        if self.at_start && block[..block.len().min(BINARY_PROBE_BYTES)].contains(&0) {
+            return Err(FileError::Binary(self.path.clone()));
+        }
+        self.at_start = false;
+        for piece in block.split_inclusive(|byte| *byte == b'\n') {
+            if self.line >= self.end {
+                self.more = true;
+                return Ok(false);
+            }
+            if self.line >= self.first {
+                self.bound.push(piece);
+            }
+            self.open_line = !piece.ends_with(b"\n");
+            self.line += u64::from(!self.open_line);
+        }
+        Ok(true)
+    }
+
+    /// What the model reads.
+    pub(super) fn finish(self) -> Result<ToolDone, FileError> {
+        let lines = self.line - 1 + u64::from(self.open_line);
+        if self.first > lines.max(1) {
+            return Err(FileError::BeyondTheEnd {
+                path: self.path,
+                offset: self.first,
+                lines,
+            });
+        }
+        let bounded = self.bound.finish(Some(&self.path.display().to_string()));
+        let mut done = ToolDone::succeeded(bounded.text);
+        done.truncated = bounded.truncated;
+        if self.more {
+            done.output.push_str(&format!(
+                "[... more lines follow; go on with offset {} ...]\n",
+                self.end
+            ));
+        }
+        if done.output.is_empty() {
+            done.output.push_str("(the file is empty)");
+        }
+        Ok(done)
     }
 }
 
@@ -92,15 +180,9 @@ pub(super) fn read(
 ) -> Result<ToolDone, FileError> {
     let path = cwd.join(&input.path);
     let mut file = open_regular(&path)?;
-    let first = input.offset.unwrap_or(1);
-    let end = input
-        .limit
-        .map_or(u64::MAX, |limit| first.saturating_add(limit));
-    let mut bound = HeadTail::default();
-    let (mut line, mut open_line, mut more) = (1u64, false, false);
+    let mut lines = Lines::new(path.clone(), input);
     let mut block = vec![0u8; 64 * 1024];
-    let mut at_start = true;
-    'file: loop {
+    loop {
         if stop.is_cancelled() {
             return Err(FileError::Stopped("nothing was changed"));
         }
@@ -110,42 +192,11 @@ pub(super) fn read(
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(io_error("read", &path)(e)),
         };
-        if at_start && block[..n.min(BINARY_PROBE_BYTES)].contains(&0) {
-            return Err(FileError::Binary(path));
-        }
-        at_start = false;
-        for piece in block[..n].split_inclusive(|byte| *byte == b'\n') {
-            if line >= end {
-                more = true;
-                break 'file;
-            }
-            if line >= first {
-                bound.push(piece);
-            }
-            open_line = !piece.ends_with(b"\n");
-            line += u64::from(!open_line);
+        if !lines.push(&block[..n])? {
+            break;
         }
     }
-    let lines = line - 1 + u64::from(open_line);
-    if first > lines.max(1) {
-        return Err(FileError::BeyondTheEnd {
-            path,
-            offset: first,
-            lines,
-        });
-    }
-    let bounded = bound.finish(Some(&path.display().to_string()));
-    let mut done = ToolDone::succeeded(bounded.text);
-    done.truncated = bounded.truncated;
-    if more {
-        done.output.push_str(&format!(
-            "[... more lines follow; go on with offset {end} ...]\n"
-        ));
-    }
-    if done.output.is_empty() {
-        done.output.push_str("(the file is empty)");
-    }
-    Ok(done)
+    lines.finish()
 }
 
 /// The tool `write`: the file is the old one or the new one, never a part.
@@ -154,11 +205,7 @@ pub(super) fn write(
     input: &Write,
     stop: &CancellationToken,
 ) -> Result<ToolDone, FileError> {
-    if input.content.len() > WRITE_LIMIT_BYTES {
-        return Err(FileError::TooLong {
-            bytes: input.content.len(),
-        });
-    }
+    bounded(input)?;
     let named = cwd.join(&input.path);
     let path = behind_links(&named)?;
     let old = match fs::metadata(&path) {
@@ -183,12 +230,25 @@ pub(super) fn write(
     temporary
         .replace(&path, parent)
         .map_err(io_error("replace", &named))?;
-    let what = if old.is_some() { "replaced" } else { "created" };
-    Ok(ToolDone::succeeded(format!(
+    Ok(written(&named, input, old.is_some()))
+}
+
+/// Refuses what is too long to be written at once.
+pub(super) fn bounded(input: &Write) -> Result<(), FileError> {
+    match input.content.len() {
+        bytes if bytes > WRITE_LIMIT_BYTES => Err(FileError::TooLong { bytes }),
+        _ => Ok(()),
+    }
+}
+
+/// What the model reads of a file that was written.
+pub(super) fn written(named: &Path, input: &Write, replaced: bool) -> ToolDone {
+    let what = if replaced { "replaced" } else { "created" };
+    ToolDone::succeeded(format!(
         "{what} {}: {} bytes written",
         named.display(),
         input.content.len()
-    )))
+    ))
 }
 
 /// Opens without waiting for the other side of a pipe, which may never come.

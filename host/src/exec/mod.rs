@@ -29,7 +29,9 @@ mod files;
 mod format;
 mod input;
 mod local;
+mod preview;
 mod proc;
+pub mod remote;
 mod rundir;
 mod settle;
 mod sink;
@@ -85,6 +87,12 @@ pub enum ToolEvent {
     Done(ToolDone),
     /// The call was left: the last event of one that was.
     Left,
+    /// The link to the computer was lost, the last event of a call over there.
+    /// What was started runs on, and is adopted over the next link (S5).
+    LinkLost {
+        /// What was seen of it.
+        cause: String,
+    },
 }
 
 /// How a call ended.

@@ -297,7 +297,7 @@ impl RunDir {
 
 /// A call id as a file name: vendors' ids may hold anything. What is not plain
 /// is told apart by a digest.
-fn call_name(call_id: &str) -> String {
+pub(super) fn call_name(call_id: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     let kept: String = call_id
         .chars()
@@ -319,7 +319,7 @@ fn fnv1a(bytes: &[u8]) -> u64 {
     })
 }
 
-fn random_mark() -> Result<String, RunDirError> {
+pub(super) fn random_mark() -> Result<String, RunDirError> {
     let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes).map_err(|e| RunDirError::Io {
         verb: "draw randomness from",

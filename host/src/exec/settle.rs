@@ -97,8 +97,17 @@ pub(super) fn result_of(dir: &RunDir, exit: &Exit) -> Result<ToolDone, SettleErr
     let path = dir.output_path();
     let spill = path.display().to_string();
     let bounded = read_bounded(&path, exit.output_bytes, &spill)?;
+    let deadline_ms = match exit.reason {
+        Reason::Deadline => dir.meta()?.map_or(0, |meta| meta.deadline_ms),
+        Reason::Exited | Reason::Killed | Reason::SpawnFailed | Reason::SupervisorLost => 0,
+    };
+    Ok(done(bounded, exit, deadline_ms, spill))
+}
+
+/// The answer of a command that is over, wherever it ran (S1).
+pub(super) fn done(bounded: Bounded, exit: &Exit, deadline_ms: u64, spill: String) -> ToolDone {
     let mut output = bounded.text;
-    if let Some(ending) = ending(dir, exit)? {
+    if let Some(ending) = ending(exit, deadline_ms) {
         if !output.is_empty() && !output.ends_with('\n') {
             output.push('\n');
         }
@@ -107,13 +116,13 @@ pub(super) fn result_of(dir: &RunDir, exit: &Exit) -> Result<ToolDone, SettleErr
     if output.is_empty() {
         output.push_str("(no output)");
     }
-    Ok(ToolDone {
+    ToolDone {
         ok: exit.reason == Reason::Exited && exit.code == Some(0),
         output,
         spilled: bounded.truncated.then_some(spill),
         truncated: bounded.truncated || exit.dropped_bytes > 0,
         duration_ms: exit.ended_ms.saturating_sub(exit.started_ms),
-    })
+    }
 }
 
 fn read_bounded(path: &Path, most_bytes: u64, spill: &str) -> Result<Bounded, RunDirError> {
@@ -142,7 +151,7 @@ fn read_bounded(path: &Path, most_bytes: u64, spill: &str) -> Result<Bounded, Ru
 
 /// The line after the output that tells how the command ended, unless it ended
 /// well.
-fn ending(dir: &RunDir, exit: &Exit) -> Result<Option<String>, RunDirError> {
+fn ending(exit: &Exit, deadline_ms: u64) -> Option<String> {
     let mut lines = Vec::new();
     match exit.reason {
         Reason::Exited => match (exit.code, exit.signal) {
@@ -151,12 +160,9 @@ fn ending(dir: &RunDir, exit: &Exit) -> Result<Option<String>, RunDirError> {
             (None, Some(signal)) => lines.push(format!("[ended by signal {signal}]")),
             (None, None) => lines.push("[ended in an unknown way]".to_owned()),
         },
-        Reason::Deadline => {
-            let limit = dir.meta()?.map_or(0, |meta| meta.deadline_ms);
-            lines.push(format!(
-                "[stopped at its deadline: the command was still running after {limit} ms]"
-            ));
-        }
+        Reason::Deadline => lines.push(format!(
+            "[stopped at its deadline: the command was still running after {deadline_ms} ms]"
+        )),
         Reason::Killed => lines.push("[stopped on request, with all that it had started]".to_owned()),
         Reason::SpawnFailed => lines.push("[the command could not be started]".to_owned()),
         Reason::SupervisorLost => lines.push(
@@ -173,5 +179,5 @@ fn ending(dir: &RunDir, exit: &Exit) -> Result<Option<String>, RunDirError> {
             exit.survivors
         ));
     }
-    Ok((!lines.is_empty()).then(|| lines.join("\n")))
+    (!lines.is_empty()).then(|| lines.join("\n"))
 }

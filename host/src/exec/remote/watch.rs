@@ -1,0 +1,276 @@
+//! Follows a run on another computer to its end, by looking at its directory.
+
+use std::time::Duration;
+
+use dispatch_core::reconcile::OUTCOME_UNKNOWN;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::Shared;
+use super::far::{Far, Fault, SILENCE_PATIENCE};
+use super::question::AskError;
+use super::run::{Ending, Run};
+use crate::exec::preview::Preview;
+use crate::exec::{PREVIEW_BYTES, ToolDone, ToolEvent, Wishes};
+use crate::ssh::LinkError;
+
+/// How often the run directory is looked at, at first and in the long run.
+const LOOK_FIRST: Duration = Duration::from_millis(5);
+const LOOK_MOST: Duration = Duration::from_millis(500);
+/// How often it is looked whether the guard is alive, which shows it every 5 s,
+/// and after how long without a sign it is asked for.
+const PULSE: Duration = Duration::from_secs(4);
+const PULSE_PATIENCE: Duration = Duration::from_secs(16);
+
+/// How following a run came to its end.
+#[derive(Debug)]
+pub(super) enum Followed {
+    Done(ToolDone),
+    Left,
+    LinkLost(String),
+}
+
+/// Sees a run to its end, unless it is left or the link is lost before.
+pub(super) async fn follow(
+    shared: &Shared,
+    far: &mut Far,
+    run: &Run,
+    preview: Preview,
+    events: &mpsc::Sender<ToolEvent>,
+    wishes: &Wishes,
+) -> Followed {
+    let _watched = shared.watch(run);
+    let watch = Watch {
+        shared,
+        run,
+        preview,
+        pulse: Pulse::new(),
+        kill: None,
+    };
+    let followed = tokio::select! {
+        biased;
+        () = left(wishes) => return Followed::Left,
+        followed = watch.until_over(far, events, wishes) => followed,
+    };
+    match followed {
+        Ok(followed) => followed,
+        Err(fault) if fault.is_of_the_link() => Followed::LinkLost(fault.to_string()),
+        Err(fault) => Followed::Done(lost(run, &fault.to_string())),
+    }
+}
+
+/// Who was told to stop it first sees it through.
+async fn left(wishes: &Wishes) {
+    wishes.leave.cancelled().await;
+    if wishes.kill.is_cancelled() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The command had been started, so the model must not take it for undone.
+fn lost(run: &Run, cause: &str) -> ToolDone {
+    ToolDone::failed(format!(
+        "{OUTCOME_UNKNOWN}: the run directory {} on that computer cannot be used: {cause}; check its space and permissions",
+        run.path
+    ))
+}
+
+type Answers = Result<Vec<String>, AskError>;
+
+struct Watch<'r> {
+    shared: &'r Shared,
+    run: &'r Run,
+    preview: Preview,
+    pulse: Pulse,
+    kill: Option<JoinHandle<Answers>>,
+}
+
+impl Watch<'_> {
+    async fn until_over(
+        mut self,
+        far: &mut Far,
+        events: &mpsc::Sender<ToolEvent>,
+        wishes: &Wishes,
+    ) -> Result<Followed, Fault> {
+        let mut pause = LOOK_FIRST;
+        let mut asked_to_stop = false;
+        let mut heard = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = wishes.kill.cancelled(), if !asked_to_stop => {
+                    asked_to_stop = true;
+                    pause = LOOK_FIRST;
+                    self.ask_to_stop(far);
+                }
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LOOK_MOST),
+            }
+            let session = far.clone();
+            match session.unless_lost(self.look(&session, events)).await {
+                Ok(Some(done)) => return Ok(Followed::Done(done)),
+                Ok(None) => heard = Instant::now(),
+                Err(Fault::Silent) if heard.elapsed() < SILENCE_PATIENCE => continue,
+                Err(fault) if fault.is_of_the_link() => {
+                    reopened(far, fault).await?;
+                    continue;
+                }
+                Err(fault) => return Err(fault),
+            }
+            if let Some(done) = self.heard_of_kill(far).await? {
+                return Ok(Followed::Done(done));
+            }
+            if self.pulse.is_missed(far, self.run).await?
+                && let Some(done) = self.look_after(far).await?
+            {
+                return Ok(Followed::Done(done));
+            }
+        }
+    }
+
+    async fn look(
+        &mut self,
+        far: &Far,
+        events: &mpsc::Sender<ToolEvent>,
+    ) -> Result<Option<ToolDone>, Fault> {
+        let wanted = self.preview.wants();
+        let output = self.run.file("output");
+        let shown = async {
+            match wanted {
+                Some(from) => peek(far, &output, from).await,
+                None => Ok(Vec::new()),
+            }
+        };
+        let (ending, bytes) = tokio::try_join!(self.run.ending(far), shown)?;
+        match ending {
+            Some(Ending::Over(over)) => self.run.result(far, &over).await.map(Some),
+            // It was started: this is not its directory any more.
+            Some(Ending::Claimed) => Ok(Some(lost(self.run, "it was removed"))),
+            None => {
+                self.preview.send(&bytes, events);
+                Ok(None)
+            }
+        }
+    }
+
+    fn ask_to_stop(&mut self, far: &Far) {
+        let question = self.shared.question(&self.run.call);
+        let link = far.link.clone();
+        self.kill = Some(tokio::spawn(async move {
+            question?.ask(&link, "kill_call").await
+        }));
+    }
+
+    /// What has become of the request to stop, once that is known: when it was
+    /// heard, the run's `exit` is there.
+    async fn heard_of_kill(&mut self, far: &Far) -> Result<Option<ToolDone>, Fault> {
+        let Some(kill) = self.kill.take_if(|kill| kill.is_finished()) else {
+            return Ok(None);
+        };
+        let answers = kill.await.unwrap_or_else(|e| {
+            let cause = format!("the request to stop it broke off: {e}");
+            Err(AskError::Garbled(cause))
+        });
+        self.settled(far, answers).await
+    }
+
+    /// Asks after a run whose guard gives no sign, which ends it if it is dead.
+    async fn look_after(&mut self, far: &Far) -> Result<Option<ToolDone>, Fault> {
+        let _one_of_few = self.shared.asking.acquire().await;
+        let question = self.shared.question_of_run(self.run);
+        let answers = match question {
+            Ok(question) => question.ask(&far.link, "settle_run").await,
+            Err(e) => Err(e),
+        };
+        self.pulse = Pulse::new();
+        match answers {
+            Ok(answers) if answers.iter().any(|answer| answer == "alive") => Ok(None),
+            // It is asked again after a while.
+            Err(AskError::Silent | AskError::Garbled(_)) => Ok(None),
+            answers => self.settled(far, answers).await,
+        }
+    }
+
+    async fn settled(&self, far: &Far, answers: Answers) -> Result<Option<ToolDone>, Fault> {
+        let said = match answers {
+            Ok(answers) => answers.last().cloned().unwrap_or_default(),
+            Err(AskError::Link(LinkError::Down(fault))) => return Err(Fault::Lost(fault.message)),
+            Err(e) => e.to_string(),
+        };
+        // It may be there since the last look.
+        match self.run.ending(far).await? {
+            Some(Ending::Over(over)) => self.run.result(far, &over).await.map(Some),
+            Some(Ending::Claimed) => Ok(None),
+            None if said == "over" => Ok(Some(lost(self.run, "it holds no exit"))),
+            None => Ok(Some(lost(self.run, &said))),
+        }
+    }
+}
+
+/// The SFTP server alone may have died: then the link has another session.
+async fn reopened(far: &mut Far, fault: Fault) -> Result<(), Fault> {
+    let again = Far::open(far.link.clone()).await;
+    match again {
+        Ok(again) if !std::sync::Arc::ptr_eq(&again.sftp, &far.sftp) => {
+            *far = again;
+            Ok(())
+        }
+        Ok(_) | Err(_) => Err(fault),
+    }
+}
+
+/// The next bytes of the output; none if they cannot be read, since a preview
+/// is not worth failing for.
+async fn peek(far: &Far, output: &str, from: u64) -> Result<Vec<u8>, Fault> {
+    let more = match far.stat(output).await {
+        Ok(Some(stat)) => stat.len() > from,
+        Ok(None) => false,
+        Err(fault) if fault.is_of_the_link() => return Err(fault),
+        Err(_) => false,
+    };
+    if !more {
+        return Ok(Vec::new());
+    }
+    match far.read_at(output, from, PREVIEW_BYTES).await {
+        Err(fault) if fault.is_of_the_link() => Err(fault),
+        bytes => Ok(bytes.ok().flatten().unwrap_or_default()),
+    }
+}
+
+/// Whether the guard of a run gives a sign now and then. Times over there are
+/// only compared with each other: clocks differ.
+#[derive(Debug)]
+struct Pulse {
+    seen: Option<u32>,
+    seen_at: Instant,
+    looked_at: Instant,
+}
+
+impl Pulse {
+    fn new() -> Pulse {
+        let now = Instant::now();
+        Pulse {
+            seen: None,
+            seen_at: now,
+            looked_at: now,
+        }
+    }
+
+    async fn is_missed(&mut self, far: &Far, run: &Run) -> Result<bool, Fault> {
+        if self.looked_at.elapsed() < PULSE {
+            return Ok(false);
+        }
+        self.looked_at = Instant::now();
+        let sign = match far.stat(&run.file("alive")).await {
+            Ok(stat) => stat.and_then(|stat| stat.mtime),
+            Err(Fault::Silent) => self.seen,
+            Err(fault) if fault.is_of_the_link() => return Err(fault),
+            Err(_) => None,
+        };
+        if sign != self.seen {
+            self.seen = sign;
+            self.seen_at = Instant::now();
+        }
+        Ok(self.seen_at.elapsed() >= PULSE_PATIENCE)
+    }
+}
