@@ -273,6 +273,11 @@ impl SshLink {
         async move { down.wait().await.fault }
     }
 
+    /// Ends the link at once, whoever still holds it.
+    pub fn cut(&self) {
+        self.give_up("it was closed here");
+    }
+
     /// Ends the link in good manners. Comes back when nothing is left of it, in
     /// about a second at the latest.
     pub async fn close(self) {

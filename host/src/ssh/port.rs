@@ -1,0 +1,227 @@
+//! What the core's pool of links is carried out with: connections of
+//! [`connect`](super::connect), and tools run over them (S4, S5).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dispatch_core::computer::ComputerState;
+use dispatch_core::ids::{ComputerId, TurnId};
+use dispatch_core::io::{ToolAdopt, ToolStart};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Computers as Known, HostKeys, SshFault, SshLimits, SshLink, connect};
+use crate::computers::{Computers, Connect, Link, LinkEvent};
+use crate::exec::remote::{RemoteCall, RemoteExec};
+use crate::exec::{EndReport, RunBounds, ToolEvent, ToolHandle, ToolRequest};
+use crate::net::Net;
+use crate::panics::locked;
+
+/// Far beyond the core's own deadline for an answer: for a core that is gone.
+const PING: Duration = Duration::from_secs(60);
+
+/// The computers of the user who runs the server, over SSH.
+#[derive(Debug)]
+pub struct SshComputers<N> {
+    net: N,
+    known: Known,
+    keys: HostKeys,
+    exec: RemoteExec,
+    states: Mutex<BTreeMap<ComputerId, ComputerState>>,
+    tracker: TaskTracker,
+}
+
+impl<N: Net> SshComputers<N> {
+    /// Every task that a link needs is one of `tracker`'s.
+    pub fn new(
+        net: N,
+        known: Known,
+        keys: HostKeys,
+        exec: RemoteExec,
+        tracker: TaskTracker,
+    ) -> SshComputers<N> {
+        SshComputers {
+            net,
+            known,
+            keys,
+            exec,
+            states: Mutex::default(),
+            tracker,
+        }
+    }
+}
+
+impl<N: Net> Computers for SshComputers<N> {
+    fn connect(&self, wanted: Connect, events: mpsc::Sender<LinkEvent>) -> Arc<dyn Link> {
+        let (opened, open) = watch::channel(None);
+        let over = OverSsh {
+            open,
+            closing: CancellationToken::new(),
+            exec: self.exec.clone(),
+            events: events.clone(),
+            tracker: self.tracker.clone(),
+        };
+        let closing = over.closing.clone();
+        let (net, known, keys) = (self.net.clone(), self.known.clone(), self.keys.clone());
+        let exec = self.exec.clone();
+        self.tracker.spawn(async move {
+            let life = async {
+                let fault = match reach(&wanted, &net, &known, &keys).await {
+                    Ok(link) => live(Arc::new(link), &opened, &exec, &events).await,
+                    Err(fault) => fault,
+                };
+                let _nobody_listens = events.send(LinkEvent::Down(fault)).await;
+            };
+            closing.run_until_cancelled(life).await
+        });
+        Arc::new(over)
+    }
+
+    fn changed(&self, computer: &ComputerId, state: &ComputerState) {
+        let before = locked(&self.states).insert(computer.clone(), state.clone());
+        let told = before.and_then(|before| before.fault);
+        match &state.fault {
+            Some(fault) if told.as_ref() != Some(fault) => {
+                tracing::warn!(%computer, link = ?state.link, error = fault.message, "a computer has failed");
+            }
+            Some(_) | None => tracing::debug!(%computer, link = ?state.link, "a computer has changed"),
+        }
+    }
+}
+
+async fn reach<N: Net>(
+    wanted: &Connect,
+    net: &N,
+    known: &Known,
+    keys: &HostKeys,
+) -> Result<SshLink, SshFault> {
+    let settings = known.resolve(wanted.computer.as_str()).await?;
+    let limits = SshLimits {
+        connect: Duration::from_millis(wanted.connect_ms),
+        handshake: Duration::from_millis(wanted.handshake_ms),
+    };
+    connect(&settings, net, keys, limits).await
+}
+
+/// Holds a link until it ends by itself, and tells why it did. Let go of before,
+/// it ends at once, whoever still runs something over it.
+async fn live(
+    link: Arc<SshLink>,
+    opened: &watch::Sender<Option<Arc<SshLink>>>,
+    exec: &RemoteExec,
+    events: &mpsc::Sender<LinkEvent>,
+) -> SshFault {
+    let _cut = CutOnDrop(link.clone());
+    opened.send_replace(Some(link.clone()));
+    let _nobody_listens = events.send(LinkEvent::Up).await;
+    // Nothing that was run there fills the disk for ever (O5).
+    let upkeep = async {
+        let report = exec.sweep_runs(link.clone(), RunBounds::default()).await;
+        for failure in report.failures {
+            tracing::debug!(failure, "a run directory over there could not be swept");
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        fault = link.closed() => fault,
+        fault = upkeep => fault,
+    }
+}
+
+struct CutOnDrop(Arc<SshLink>);
+
+impl Drop for CutOnDrop {
+    fn drop(&mut self) {
+        self.0.cut();
+    }
+}
+
+/// One connection, on its way or open.
+struct OverSsh {
+    open: watch::Receiver<Option<Arc<SshLink>>>,
+    closing: CancellationToken,
+    exec: RemoteExec,
+    events: mpsc::Sender<LinkEvent>,
+    tracker: TaskTracker,
+}
+
+impl OverSsh {
+    /// What runs over it; nothing runs over one that is not open, or no longer.
+    fn link(&self) -> Option<Arc<SshLink>> {
+        self.open.borrow().clone()
+    }
+}
+
+impl Link for OverSsh {
+    fn ping(&self) {
+        let (Some(link), events) = (self.link(), self.events.clone()) else {
+            return;
+        };
+        self.tracker.spawn(async move {
+            // A link that does not answer tells of its end by itself.
+            if link.ping(PING).await.is_ok() {
+                let _nobody_listens = events.send(LinkEvent::Alive).await;
+            }
+        });
+    }
+
+    fn close(&self) {
+        self.closing.cancel();
+    }
+
+    fn start(&self, start: ToolStart, events: mpsc::Sender<ToolEvent>) -> ToolHandle {
+        let Some(link) = self.link() else {
+            return ToolHandle::new().0;
+        };
+        let request = ToolRequest {
+            turn: start.turn,
+            call_id: start.call_id,
+            epoch: start.epoch,
+            name: start.name,
+            input: start.input,
+            cwd: start.cwd.map(PathBuf::from).unwrap_or_default(),
+            deadline_ms: start.deadline_ms,
+        };
+        self.exec.start(link, request, start.attempt, events)
+    }
+
+    fn adopt(&self, adopt: ToolAdopt, events: mpsc::Sender<ToolEvent>) -> ToolHandle {
+        let Some(link) = self.link() else {
+            return ToolHandle::new().0;
+        };
+        let call = RemoteCall {
+            turn: adopt.turn,
+            call_id: adopt.call_id,
+            epoch: adopt.started,
+            attempt: adopt.attempt,
+        };
+        self.exec.adopt(link, call, adopt.shown_bytes, events)
+    }
+
+    fn unattended(&self) -> BoxFuture<'static, Vec<TurnId>> {
+        let Some(link) = self.link() else {
+            return async { Vec::new() }.boxed();
+        };
+        let found = self.exec.unattended(link);
+        async move {
+            found.await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "commands that nobody watches could not be looked for");
+                Vec::new()
+            })
+        }
+        .boxed()
+    }
+
+    fn end_unattended(&self, turns: Vec<TurnId>) -> BoxFuture<'static, EndReport> {
+        match self.link() {
+            Some(link) => self.exec.end_unattended(link, turns),
+            None => async { EndReport::default() }.boxed(),
+        }
+    }
+}
