@@ -21,6 +21,7 @@ use tower::ServiceExt;
 
 use crate::api::{Api, PATIENCE, Parts, StallListener};
 use crate::clock::{Clock, SystemClock};
+use crate::computers::NoComputers;
 use crate::config::{Database, Dialect, Places, ProviderSettings, Settings};
 use crate::data_dir::{self, PathError};
 use crate::driver::{Driver, Handle, Machine, Opens, Ports};
@@ -248,6 +249,7 @@ impl House {
         let hub = Hub::new(settings.server.max_subscribers);
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let ports = Ports {
+            computers: Arc::new(NoComputers),
             store: store.clone(),
             exec: exec.clone(),
             providers: open_providers(settings, net)?,
