@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
+use crate::computer::SshTerms;
 use crate::ids::{Owner, ProviderId};
 use crate::liveness::{LeaseTerms, OnCrash, SweepPolicy};
 use crate::store::ProviderSettings;
@@ -61,6 +62,8 @@ pub struct Config {
     pub webhooks: Vec<Webhook>,
     /// How often the core looks for deliveries that nothing has announced to it.
     pub outbox_ms: u64,
+    /// S4.
+    pub ssh: SshTerms,
 }
 
 /// One endpoint as the core sees it.
@@ -86,6 +89,8 @@ pub struct Provider {
 pub struct Deadlines {
     /// To an open connection.
     pub connect_ms: u64,
+    /// From there to a computer that has let us in.
+    pub handshake_ms: u64,
     /// From the request to its first byte.
     pub first_byte_ms: u64,
     /// Between two bytes of a stream.
@@ -102,6 +107,7 @@ impl Default for Deadlines {
     fn default() -> Self {
         Deadlines {
             connect_ms: 10_000,
+            handshake_ms: 15_000,
             first_byte_ms: 120_000,
             idle_ms: 120_000,
             tool_ms: 600_000,
@@ -177,6 +183,7 @@ impl Config {
             system_prompt: String::new(),
             webhooks: Vec::new(),
             outbox_ms: 5_000,
+            ssh: SshTerms::default(),
         }
     }
 

@@ -26,6 +26,11 @@ pub enum BadId {
     /// A webhook's name is its own, or its host's.
     #[error("a webhook's name is 1 to 80 characters of a-z 0-9 _ - . :")]
     Endpoint,
+    /// A computer is an alias of the SSH configuration.
+    #[error(
+        "a computer is an SSH alias of 1 to 100 characters of A-Z a-z 0-9 _ - . : @ that starts with a letter, a digit or _"
+    )]
+    Computer,
 }
 
 macro_rules! text_id {
@@ -84,6 +89,28 @@ text_id!(
             c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'_' | b'-' | b'.' | b':')
         })
 );
+
+text_id!(
+    /// Names a computer that tools run on: an alias of the SSH configuration. It
+    /// can never be taken for an option of a program that it is handed to.
+    ComputerId, Computer,
+    |b| (1..=100).contains(&b.len())
+        && (b[0].is_ascii_alphanumeric() || b[0] == b'_')
+        && b.iter().all(|c| {
+            c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.' | b':' | b'@')
+        })
+);
+
+impl ComputerId {
+    /// The name of the computer that the server itself runs on: it takes a
+    /// conversation back from its workspace's computer.
+    pub const LOCAL: &'static str = "local";
+
+    /// Whether it is [`ComputerId::LOCAL`].
+    pub fn is_local(&self) -> bool {
+        self.as_str() == ComputerId::LOCAL
+    }
+}
 
 impl Slug {
     /// The workspace that is always there (C3).

@@ -7,8 +7,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
+use crate::computer::{ComputerState, SshFault};
 use crate::event::{AgentEvent, OutputStream};
-use crate::ids::{CommandId, ConversationId, EffectId, Epoch, ProviderId, Slug, TurnId};
+use crate::ids::{
+    CommandId, ComputerId, ConversationId, EffectId, Epoch, ProviderId, Slug, TurnId,
+};
 use crate::store::{Outcome, Receipt, Rejection, Verb, WorkspaceRow};
 use crate::time::Instant;
 use crate::webhook::Delivery;
@@ -89,8 +92,26 @@ pub enum Input {
         /// What the run directory told.
         found: Found,
     },
-    /// Commands that run here and that nobody watches: a dead server's, or
-    /// such as were left.
+    /// A link to a computer is open; it is named by the effect that wished it.
+    ComputerUp {
+        /// Of this effect.
+        id: EffectId,
+    },
+    /// No link came, or it is there no more: nothing more is heard of it, nor
+    /// of what was started or adopted over it.
+    ComputerDown {
+        /// The link.
+        id: EffectId,
+        /// Why.
+        fault: SshFault,
+    },
+    /// A link has answered a [`Effect::PingComputer`].
+    ComputerAlive {
+        /// The link.
+        id: EffectId,
+    },
+    /// Commands that run here, or over there, and that nobody watches: a dead
+    /// server's, or such as were left.
     Unattended {
         /// Of this effect.
         id: EffectId,
@@ -142,6 +163,8 @@ pub enum Command {
         title: Option<String>,
         /// New default working directory.
         cwd: Option<String>,
+        /// New default computer.
+        computer: Option<ComputerId>,
     },
     /// Star or unstar a workspace.
     Star {
@@ -156,6 +179,11 @@ pub enum Command {
         provider: ProviderId,
         /// Streams in flight.
         limit: u32,
+    },
+    /// Find out whether a computer can be reached (S2).
+    TestComputer {
+        /// Which.
+        computer: ComputerId,
     },
 }
 
@@ -172,6 +200,8 @@ pub struct Submit {
     pub message: String,
     /// A working directory for the conversation.
     pub cwd: Option<String>,
+    /// The computer that the conversation's tools run on (S1).
+    pub computer: Option<ComputerId>,
     /// Key and digest of the body (C6).
     pub idempotency: Option<(String, u64)>,
 }
@@ -200,6 +230,8 @@ pub enum Answer {
     Workspace(WorkspaceRow),
     /// To `SetLimit`.
     Set,
+    /// To `TestComputer`.
+    Tested(Result<(), SshFault>),
     /// The store did not confirm it in time: it may have happened. Ask again
     /// with the same idempotency key.
     Unconfirmed,
@@ -285,7 +317,9 @@ pub const MAX_UNATTENDED: usize = 1_000;
 /// What was found of an earlier run of a tool call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Found {
-    /// No trace of it.
+    /// No trace of it. Of a call on another computer it also means that nothing
+    /// can be started any more in the directory that was looked for: who looks
+    /// has claimed it.
     Nothing,
     /// It runs, and is watched from now on as if it had been started here.
     Running,
@@ -311,11 +345,41 @@ pub struct ToolStart {
     pub name: String,
     /// JSON text of the arguments.
     pub input: String,
-    /// Where; `None`: the server's default.
+    /// On this computer; `None`: here.
+    pub computer: Option<ComputerId>,
+    /// Over this link, which is one to that computer.
+    pub link: Option<EffectId>,
+    /// How often it was found not to have been started, under this ownership
+    /// and on another computer: its run directory there bears the number.
+    pub attempt: u32,
+    /// Where; `None`: the server's default, or the user's home over there.
     pub cwd: Option<String>,
     /// Kept by the supervisor too, without the server.
     pub deadline_ms: u64,
     /// Not started later, and nothing said of it: as for a stream (L2).
+    pub not_after: Instant,
+}
+
+/// A tool call to watch on over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolAdopt {
+    /// The turn.
+    pub turn: TurnId,
+    /// The ownership that takes it over.
+    pub epoch: Epoch,
+    /// The call.
+    pub call_id: String,
+    /// On this computer; `None`: here.
+    pub computer: Option<ComputerId>,
+    /// Over this link, which is one to that computer.
+    pub link: Option<EffectId>,
+    /// The ownership that may have started it,
+    pub started: Epoch,
+    /// and its attempt: the directory that is claimed where nothing is found.
+    pub attempt: u32,
+    /// Bytes of its output that have been shown: the preview goes on from there.
+    pub shown_bytes: u64,
+    /// Not done later, and nothing said of it: as for a stream (L2).
     pub not_after: Instant,
 }
 
@@ -353,7 +417,38 @@ pub enum Effect {
         /// for a moment, so that the connection can serve the next request.
         finished: bool,
     },
-    /// Run a tool. -> `ToolOutput`*, `ToolDone`
+    /// Connect to a computer. -> `ComputerUp`, then at most one `ComputerDown`;
+    /// or `ComputerDown` alone
+    ConnectComputer {
+        /// Names the link from then on.
+        id: EffectId,
+        /// Which.
+        computer: ComputerId,
+        /// Deadline for the connection.
+        connect_ms: u64,
+        /// From there to the end of the handshake.
+        handshake_ms: u64,
+    },
+    /// Ask whether a link is alive. -> `ComputerAlive`, or the link goes down
+    PingComputer {
+        /// The link.
+        id: EffectId,
+    },
+    /// Drop a link, open or on its way; nothing more is heard of it, nor of what
+    /// was started or adopted over it. Commands run on.
+    CloseComputer {
+        /// The link.
+        id: EffectId,
+    },
+    /// How a computer stands, for whoever asks (S2).
+    ComputerChanged {
+        /// Which.
+        computer: ComputerId,
+        /// From now on.
+        state: Box<ComputerState>,
+    },
+    /// Run a tool. -> `ToolOutput`*, `ToolDone`; over a link `Adopted` comes
+    /// before them, as soon as a command runs without it
     StartTool {
         /// Names the run.
         id: EffectId,
@@ -370,14 +465,8 @@ pub enum Effect {
     AdoptTool {
         /// Names the run.
         id: EffectId,
-        /// The turn.
-        turn: TurnId,
-        /// The call.
-        call_id: String,
-        /// The ownership that takes it over.
-        epoch: Epoch,
-        /// Not done later, and nothing said of it: as for a stream (L2).
-        not_after: Instant,
+        /// What.
+        adopt: Box<ToolAdopt>,
     },
     /// Let a tool run and watch it no more; nothing is heard of it until
     /// somebody adopts it.
@@ -389,11 +478,15 @@ pub enum Effect {
     FindUnattended {
         /// Names the answer.
         id: EffectId,
+        /// Over this link; `None`: here.
+        link: Option<EffectId>,
     },
     /// Kill what nobody watches of these turns: they are over (L10).
     EndUnattended {
         /// The turns.
         turns: Vec<TurnId>,
+        /// Over this link; `None`: here.
+        link: Option<EffectId>,
     },
     /// Post a terminal event to an endpoint. -> `DeliveryDone`
     Deliver {

@@ -76,6 +76,7 @@ impl Build {
 const CODEC: u64 = {
     let mut digest = 0xcbf2_9ce4_8422_2325;
     digest = fnv1a(digest, include_bytes!("admission.rs"));
+    digest = fnv1a(digest, include_bytes!("computer.rs"));
     digest = fnv1a(digest, include_bytes!("config.rs"));
     digest = fnv1a(digest, include_bytes!("event.rs"));
     digest = fnv1a(digest, include_bytes!("ids.rs"));

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::event::AgentEvent;
-use crate::ids::{CommandId, EffectId, EndpointId, ProviderId, TurnId};
-use crate::io::Effect;
+use crate::ids::{CommandId, ComputerId, EffectId, EndpointId, ProviderId, TurnId};
+use crate::io::{Effect, ToolAdopt, ToolStart};
 use crate::store::Verb;
 use crate::time::{Instant, Now};
 
@@ -50,6 +50,12 @@ pub enum Wake {
     OutboxDue,
     /// An endpoint has been silent for too long about this turn's end.
     DeliveryDue(EndpointId, TurnId),
+    /// Something about the link to a computer is due.
+    LinkDue(ComputerId),
+    /// A call on a computer has waited for long enough.
+    JobDue(ComputerId, EffectId),
+    /// A client is to be told whether a computer can be reached.
+    TestDue(ComputerId, CommandId),
 }
 
 /// At most one deadline for each reason, in order of time.
@@ -127,6 +133,8 @@ pub(crate) enum Purpose {
     Runs,
     Outbox,
     Delivery(EndpointId, TurnId),
+    /// Over this link.
+    RunsOn(ComputerId, EffectId),
 }
 
 /// One store verb on its way.
@@ -147,8 +155,29 @@ pub(crate) enum Flight {
     Verb(Box<Ask>),
     Stream(TurnId),
     Tool(TurnId, u32),
+    /// A call on another computer: the pool's, by way of attempts.
+    Call(TurnId, u32),
     Runs,
     Delivery(EndpointId, TurnId),
+    /// A link to a computer, on its way or open.
+    Link(ComputerId),
+    /// One try of a call on a computer, over one link.
+    Attempt(ComputerId, EffectId),
+    /// A look for commands over there that nobody watches.
+    RunsOn(ComputerId),
+}
+
+/// What a turn wants of a call on another computer. The call is named by the
+/// effect that the turn waits for; what goes over a link has names of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Wish {
+    Start(EffectId, Box<ToolStart>),
+    Adopt(EffectId, Box<ToolAdopt>),
+    Kill(EffectId),
+    /// Let it run; nobody here waits for it any more.
+    Leave(EffectId),
+    /// It was killed and has not ended in time; nobody waits for it any more.
+    GiveUp(EffectId),
 }
 
 /// See the module's page.
@@ -161,6 +190,8 @@ pub(crate) struct Kit {
     pub(crate) pausing: BTreeMap<u64, Ask>,
     /// Turns whose terminal event was published over the present input.
     pub(crate) ended: Vec<TurnId>,
+    /// What turns want of other computers, until it is handed on.
+    pub(crate) wishes: VecDeque<(ComputerId, Wish)>,
     incarnation: u32,
     next: u64,
     rng: ChaCha8Rng,
@@ -174,6 +205,7 @@ impl Kit {
             flights: BTreeMap::new(),
             pausing: BTreeMap::new(),
             ended: Vec::new(),
+            wishes: VecDeque::new(),
             incarnation,
             next: 0,
             rng: ChaCha8Rng::from_seed(seed),
@@ -194,18 +226,56 @@ impl Kit {
         self.next
     }
 
-    /// Names a new effect and remembers whom it concerns.
-    pub(crate) fn register(&mut self, flight: Flight) -> EffectId {
-        let id = EffectId {
+    /// A new name.
+    pub(crate) fn name(&mut self) -> EffectId {
+        EffectId {
             incarnation: self.incarnation,
             n: self.number(),
-        };
+        }
+    }
+
+    /// Names a new effect and remembers whom it concerns.
+    pub(crate) fn register(&mut self, flight: Flight) -> EffectId {
+        let id = self.name();
         self.flights.insert(id, flight);
         id
     }
 
     pub(crate) fn emit(&mut self, effect: Effect) {
         self.effects.push_back(effect);
+    }
+
+    /// Here, or on the computer that it names, by way of the pool.
+    pub(crate) fn start_tool(&mut self, id: EffectId, start: Box<ToolStart>) {
+        match start.computer.clone() {
+            Some(computer) => self.wish(computer, Wish::Start(id, start)),
+            None => self.emit(Effect::StartTool { id, start }),
+        }
+    }
+
+    pub(crate) fn adopt_tool(&mut self, id: EffectId, adopt: Box<ToolAdopt>) {
+        match adopt.computer.clone() {
+            Some(computer) => self.wish(computer, Wish::Adopt(id, adopt)),
+            None => self.emit(Effect::AdoptTool { id, adopt }),
+        }
+    }
+
+    pub(crate) fn kill_tool(&mut self, computer: Option<&ComputerId>, id: EffectId) {
+        match computer {
+            Some(computer) => self.wish(computer.clone(), Wish::Kill(id)),
+            None => self.emit(Effect::KillTool { id }),
+        }
+    }
+
+    pub(crate) fn leave_tool(&mut self, computer: Option<&ComputerId>, id: EffectId) {
+        match computer {
+            Some(computer) => self.wish(computer.clone(), Wish::Leave(id)),
+            None => self.emit(Effect::LeaveTool { id }),
+        }
+    }
+
+    pub(crate) fn wish(&mut self, computer: ComputerId, wish: Wish) {
+        self.wishes.push_back((computer, wish));
     }
 
     pub(crate) fn publish(&mut self, events: Vec<AgentEvent>) {
@@ -271,17 +341,24 @@ impl Kit {
         }
     }
 
-    /// Asks the same verb again after a short, seeded pause that grows.
     /// How many verbs for this are on their way.
     pub(crate) fn asking(&self, purpose: &Purpose) -> usize {
         let flights = self.flights.values();
         let asks = flights.filter(|flight| match flight {
             Flight::Verb(ask) => ask.purpose == *purpose,
-            Flight::Stream(_) | Flight::Tool(..) | Flight::Runs | Flight::Delivery(..) => false,
+            Flight::Stream(_)
+            | Flight::Tool(..)
+            | Flight::Call(..)
+            | Flight::Runs
+            | Flight::Delivery(..)
+            | Flight::Link(_)
+            | Flight::Attempt(..)
+            | Flight::RunsOn(_) => false,
         });
         asks.count()
     }
 
+    /// Asks the same verb again after a short, seeded pause that grows.
     pub(crate) fn ask_again_later(&mut self, now: Now, mut ask: Ask) {
         let base_ms = (25u64 << ask.tries.min(5)).min(1_000);
         let pause_ms = base_ms + self.random_below(base_ms);
@@ -301,6 +378,13 @@ pub(crate) struct Ctx<'a> {
 }
 
 impl Ctx<'_> {
+    /// When a turn will be let go unless its lease is confirmed again: an
+    /// effect that a stopped process carries out later must not begin anything.
+    pub(crate) fn held_until(&self, turn: TurnId) -> Instant {
+        let due = self.kit.timers.due(&Wake::FenceDue(turn));
+        due.unwrap_or(self.now.mono)
+    }
+
     pub(crate) fn ask(&mut self, purpose: Purpose, verb: Verb) -> EffectId {
         self.kit
             .ask(self.now, self.config.deadlines.store_ms, purpose, verb)

@@ -22,8 +22,8 @@
 //! let mut store = Model::default();
 //!
 //! let message = Submit {
-//!     conversation: None, workspace: None, model: None, cwd: None, idempotency: None,
-//!     message: "hello".into(),
+//!     conversation: None, workspace: None, model: None, cwd: None, computer: None,
+//!     idempotency: None, message: "hello".into(),
 //! };
 //! core.handle(now, Input::Command { id: CommandId(1), command: Command::Submit(Box::new(message)) });
 //! let request = loop {
@@ -52,6 +52,7 @@
 extern crate alloc;
 
 pub mod admission;
+pub mod computer;
 pub mod config;
 mod dispatcher;
 pub mod event;
@@ -65,6 +66,7 @@ pub mod output;
 pub mod planted;
 pub mod reconcile;
 pub mod retry;
+mod ssh;
 pub mod store;
 pub mod time;
 pub mod tools;

@@ -29,6 +29,10 @@ pub const LEDGER: [&str; 39] = [
 /// And those of them that only the host can have: its own tests answer for them.
 pub const HOST: [&str; 4] = ["D19", "D22", "D23", "D28"];
 
+/// And those that the core ring has no computers for: `tests/links_planted.rs`
+/// answers for them.
+pub const LINKS: [&str; 3] = ["D50", "D51", "D52"];
+
 #[cfg(planted)]
 static ON: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
 
@@ -37,6 +41,7 @@ fn bit(id: &str) -> u64 {
     LEDGER
         .iter()
         .chain(&HOST)
+        .chain(&LINKS)
         .position(|known| *known == id)
         .map_or(0, |n| 1 << n)
 }

@@ -5,6 +5,8 @@
 
 #[path = "stretch/adoption.rs"]
 mod adoption;
+#[path = "stretch/computers.rs"]
+mod computers;
 #[path = "stretch/world.rs"]
 mod world;
 

@@ -120,6 +120,7 @@ impl World {
             model: None,
             message: "hello".into(),
             cwd: None,
+            computer: None,
             idempotency: None,
         })));
         self.command(Command::Abort {

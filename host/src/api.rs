@@ -139,7 +139,8 @@ impl Api {
             | Answer::AbortRequested { .. }
             | Answer::NotFound
             | Answer::Workspace(_)
-            | Answer::Set) => Ok(answer),
+            | Answer::Set
+            | Answer::Tested(_)) => Ok(answer),
         }
     }
 }
@@ -155,6 +156,7 @@ fn unexpected(answer: &Answer) -> ApiError {
         Answer::NotFound => "not-found",
         Answer::Workspace(_) => "workspace",
         Answer::Set => "set",
+        Answer::Tested(_) => "tested",
         Answer::Unconfirmed => "unconfirmed",
         Answer::ShuttingDown => "shutting-down",
     };

@@ -7,6 +7,8 @@
 //! whose input it was: the Dispatcher is rebuilt from the store (L7).
 
 mod effects;
+mod flights;
+mod links;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::computers::Computers;
 use crate::exec::Exec;
 use crate::hub::Hub;
 use crate::journal::Journal;
@@ -36,7 +39,7 @@ use crate::provider::{Provider, ProviderInput, StreamHandle};
 use crate::store::Store;
 use crate::webhook::Delivers;
 
-use effects::Flights;
+use flights::Flights;
 
 /// The state machine that a driver drives; in production the [`Dispatcher`].
 pub trait Machine: Send + 'static {
@@ -89,6 +92,8 @@ pub struct Ports {
     pub store: Arc<dyn Store>,
     /// Tools.
     pub exec: Arc<dyn Exec>,
+    /// Tools on other computers.
+    pub computers: Arc<dyn Computers>,
     /// Streams.
     pub providers: BTreeMap<ProviderId, Arc<dyn Opens>>,
     /// Who is told of terminal events.
@@ -140,6 +145,8 @@ pub struct Census {
     pub tools: usize,
     /// Tries to tell a webhook.
     pub deliveries: usize,
+    /// Connections to other computers, on their way or open.
+    pub links: usize,
 }
 
 /// Speaks to the driver; cheap to clone.

@@ -57,6 +57,7 @@ pub(crate) async fn tell_memory(handle: Handle) {
                 streams = census.streams,
                 tools = census.tools,
                 deliveries = census.deliveries,
+                links = census.links,
                 "memory"
             );
         }

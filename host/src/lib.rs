@@ -4,6 +4,7 @@ pub mod api;
 pub mod cli;
 pub(crate) mod client;
 pub mod clock;
+pub mod computers;
 pub mod config;
 pub mod data_dir;
 pub mod demo;

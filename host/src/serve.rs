@@ -25,6 +25,7 @@ use tower::ServiceExt;
 
 use crate::api::{Api, ApiError, PATIENCE, Parts, StallListener};
 use crate::clock::{Clock, SystemClock};
+use crate::computers::NoComputers;
 use crate::config::{Database, Dialect, Places, ProviderSettings, Settings};
 use crate::data_dir::{self, PathError};
 use crate::driver::{Driver, Handle, Machine, Opens, Ports};
@@ -253,6 +254,7 @@ impl House {
         let hub = Hub::new(settings.server.max_subscribers);
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let ports = Ports {
+            computers: Arc::new(NoComputers),
             store: store.clone(),
             exec: exec.clone(),
             providers: open_providers(settings, net)?,

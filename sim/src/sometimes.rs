@@ -316,7 +316,8 @@ impl Sometimes {
             | Answer::AbortRequested { .. }
             | Answer::NotFound
             | Answer::Workspace(_)
-            | Answer::Set => {}
+            | Answer::Set
+            | Answer::Tested(_) => {}
         }
     }
 

@@ -49,6 +49,7 @@ pub(super) fn accept(n: u64) -> Verb {
         default_model: (alpha(), "m".to_owned()),
         message: format!("message {n}"),
         cwd: None,
+        computer: None,
         idempotency: None,
         configured: vec![alpha()],
         max_open_turns: u64::MAX,

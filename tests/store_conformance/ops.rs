@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use dispatch_core::admission::plan_grants;
-use dispatch_core::ids::{ConversationId, EndpointId, Epoch, Owner, ProviderId, Slug, TurnId};
+use dispatch_core::ids::{
+    ComputerId, ConversationId, EndpointId, Epoch, Owner, ProviderId, Slug, TurnId,
+};
 use dispatch_core::liveness::{OnCrash, SweepPolicy};
 use dispatch_core::store::{
     AbortOf, Accept, ApplyGrants, Boot, Election, Failure, Fence, Model, ProviderSettings, Reply,
@@ -133,6 +135,7 @@ impl Ops {
             conversation: ConversationId::try_from(conversation.as_str()).unwrap(),
             message: self.text(),
             cwd: (cwd == 0).then(|| self.text()),
+            computer: self.computer(),
             idempotency: (keyed == 0)
                 .then(|| (format!("key {}", self.below(9)), self.below(2) << 63 | 5)),
             configured: ["alpha", "beta", "unknown"]
@@ -370,6 +373,11 @@ impl Ops {
         verb
     }
 
+    fn computer(&mut self) -> Option<ComputerId> {
+        let named = ["build-box", "user@10.0.0.1:22", "local"].get(self.below(9) as usize);
+        named.map(|name| ComputerId::try_from(*name).unwrap())
+    }
+
     fn workspace(&mut self) -> Verb {
         let slug = self.slug();
         match self.below(4) {
@@ -377,6 +385,7 @@ impl Ops {
                 slug,
                 title: (self.below(2) == 0).then(|| self.text()),
                 cwd: (self.below(2) == 0).then(|| self.text()),
+                computer: self.computer(),
             },
             _ => Verb::Star {
                 slug,

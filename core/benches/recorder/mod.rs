@@ -146,6 +146,9 @@ impl World {
             Input::ProviderHead { .. }
             | Input::ProviderEnd { .. }
             | Input::ProviderFailed { .. }
+            | Input::ComputerUp { .. }
+            | Input::ComputerDown { .. }
+            | Input::ComputerAlive { .. }
             | Input::DeliveryDone { .. }
             | Input::EffectPanicked { .. }
             | Input::Nudged
@@ -176,7 +179,7 @@ impl World {
                     let found = Found::Nothing;
                     self.feed(Input::Adopted { id, found });
                 }
-                Effect::FindUnattended { id } => {
+                Effect::FindUnattended { id, .. } => {
                     let turns = Vec::new();
                     self.feed(Input::Unattended { id, turns });
                 }
@@ -191,6 +194,10 @@ impl World {
                 Effect::KillTool { .. }
                 | Effect::LeaveTool { .. }
                 | Effect::EndUnattended { .. }
+                | Effect::ConnectComputer { .. }
+                | Effect::PingComputer { .. }
+                | Effect::CloseComputer { .. }
+                | Effect::ComputerChanged { .. }
                 | Effect::Deliver { .. }
                 | Effect::CancelDelivery { .. }
                 | Effect::Wake { .. }
@@ -225,6 +232,7 @@ impl World {
                     WORDS.join(" ")
                 ),
                 cwd: None,
+                computer: None,
                 idempotency: Some((format!("key-{}", self.submitted), self.submitted)),
             };
             self.feed(Input::Command {

@@ -98,7 +98,11 @@ impl Dispatcher {
             Purpose::Outbox => self.outbox_unread(),
             Purpose::Delivery(..) => self.delivery_unsettled(ask),
             // The next round asks anew.
-            Purpose::Requests | Purpose::Sweep | Purpose::Runs | Purpose::Audit => {}
+            Purpose::Requests
+            | Purpose::Sweep
+            | Purpose::Runs
+            | Purpose::RunsOn(..)
+            | Purpose::Audit => {}
         }
     }
 
@@ -120,6 +124,7 @@ impl Dispatcher {
             Purpose::Requests => self.requests_read(reply),
             Purpose::Sweep => self.swept(reply),
             Purpose::Runs => self.unattended_judged(reply),
+            Purpose::RunsOn(computer, link) => self.unattended_judged_on(&computer, link, reply),
             Purpose::Audit => self.audited(reply),
             Purpose::Checkpoint => self.checkpointed(ask.verb, reply),
             Purpose::Outbox => self.outbox_read(reply),

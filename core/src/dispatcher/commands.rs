@@ -40,8 +40,19 @@ impl Dispatcher {
                 reason,
                 patience_ms: self.config.abort_patience_ms,
             })),
-            Command::PutWorkspace { slug, title, cwd } => {
-                Ok(Verb::PutWorkspace { slug, title, cwd })
+            Command::PutWorkspace {
+                slug,
+                title,
+                cwd,
+                computer,
+            } => Ok(Verb::PutWorkspace {
+                slug,
+                title,
+                cwd,
+                computer,
+            }),
+            Command::TestComputer { computer } => {
+                return self.test_computer(id, &computer);
             }
             Command::Star { slug, starred } => Ok(Verb::Star { slug, starred }),
             Command::SetLimit { limit: 0, .. } => Err(Answer::Invalid(Invalid::ZeroLimit)),
@@ -109,7 +120,7 @@ impl Dispatcher {
         self.kit.publish(events);
     }
 
-    fn answer(&mut self, id: CommandId, answer: Answer) {
+    pub(super) fn answer(&mut self, id: CommandId, answer: Answer) {
         self.kit.emit(Effect::Answer { id, answer });
     }
 
@@ -147,6 +158,7 @@ impl Dispatcher {
             default_model,
             message: submit.message,
             cwd: submit.cwd,
+            computer: submit.computer,
             idempotency: submit.idempotency,
             configured: self
                 .config

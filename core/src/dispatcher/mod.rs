@@ -6,6 +6,7 @@ mod audit;
 mod commands;
 mod deliveries;
 mod lines;
+mod links;
 mod runs;
 mod upkeep;
 
@@ -17,6 +18,7 @@ use crate::config::Config;
 use crate::ids::{CommandId, EffectId, ProviderId, TurnId};
 use crate::io::{Command, Effect, FailKind, Found, Input, ToolEnd};
 use crate::kit::{Ctx, Flight, Kit, Purpose, Wake};
+use crate::ssh::Pool;
 use crate::store::{Boot, Verb};
 use crate::time::{Instant, Now};
 use crate::turn::{Moved, Stretch};
@@ -47,6 +49,7 @@ pub struct Dispatcher {
     /// A checkpoint is in flight.
     checkpointing: bool,
     deliveries: Deliveries,
+    pool: Pool,
     /// Commands that came before the store had answered the boot.
     early: VecDeque<(CommandId, Command)>,
 }
@@ -130,6 +133,7 @@ impl Dispatcher {
             acting_on: None,
             checkpointing: false,
             deliveries: Deliveries::default(),
+            pool: Pool::default(),
             early: VecDeque::new(),
         }
     }
@@ -146,8 +150,10 @@ impl Dispatcher {
         }
         while let Some(wake) = self.kit.timers.pop_due(self.now.mono) {
             self.wake(wake);
+            self.pass_on();
         }
         self.take(input);
+        self.pass_on();
         self.tell_of_ends();
         self.say_drained();
     }
@@ -179,6 +185,7 @@ impl Dispatcher {
             + self.kit.timers.len()
             + self.kit.pausing.len()
             + self.deliveries.len()
+            + self.pool.len()
             + self.early.len()
     }
 
@@ -194,7 +201,8 @@ impl Dispatcher {
             })?;
         }
         for flight in self.kit.flights.values() {
-            let (Flight::Stream(turn) | Flight::Tool(turn, _)) = flight else {
+            let (Flight::Stream(turn) | Flight::Tool(turn, _) | Flight::Call(turn, _)) = flight
+            else {
                 continue;
             };
             if !self.turns.contains_key(turn) {
@@ -220,6 +228,9 @@ impl Dispatcher {
             }
         }
         self.check_deliveries()?;
+        self.pool
+            .check(&self.kit)
+            .map_err(|what| Broken { what, turn: None })?;
         if self.stage == Stage::Serving && !self.lines.keys().all(|id| self.is_watched(id)) {
             return Err(Broken {
                 what: "a provider's line that nobody looks at",
@@ -261,16 +272,14 @@ impl Dispatcher {
                 stream,
                 offset,
                 text,
-            } => {
-                if let Some(Flight::Tool(turn, n)) = self.kit.flights.get(&id) {
-                    let (turn, n) = (*turn, *n);
-                    self.on_turn(turn, |stretch, ctx| {
-                        stretch.tool_output(ctx, n, stream, offset, text)
-                    });
-                }
-            }
+            } => self.tool_printed(id, stream, offset, text),
             Input::ToolDone { id, end } => self.tool_done(id, end),
             Input::Adopted { id, found } => self.adopted(id, found),
+            Input::ComputerUp { id } => self.in_pool(|pool, ctx| pool.up(ctx, id)),
+            Input::ComputerDown { id, fault } => {
+                self.in_pool(|pool, ctx| pool.down(ctx, id, fault));
+            }
+            Input::ComputerAlive { id } => self.in_pool(|pool, ctx| pool.alive(ctx, id)),
             Input::Unattended { id, turns } => self.unattended_found(id, turns),
             Input::DeliveryDone { id, outcome } => self.delivery_done(id, outcome),
             Input::EffectPanicked { id, message } => self.effect_panicked(id, message),
@@ -296,6 +305,13 @@ impl Dispatcher {
             Wake::AuditDue => self.audit(),
             Wake::OutboxDue => self.look_into_outbox(),
             Wake::DeliveryDue(endpoint, turn) => self.delivery_due(endpoint, turn),
+            Wake::LinkDue(computer) => self.in_pool(|pool, ctx| pool.link_due(ctx, &computer)),
+            Wake::JobDue(computer, tool) => {
+                self.in_pool(|pool, ctx| pool.job_due(ctx, &computer, tool));
+            }
+            Wake::TestDue(computer, id) => {
+                self.in_pool(|pool, ctx| pool.test_due(ctx, &computer, id));
+            }
         }
     }
 
@@ -346,26 +362,35 @@ impl Dispatcher {
     }
 
     fn tool_done(&mut self, id: EffectId, end: ToolEnd) {
-        if let Some(Flight::Tool(turn, n)) = self.kit.flights.get(&id) {
-            let (turn, n) = (*turn, *n);
-            self.kit.flights.remove(&id);
-            self.on_turn(turn, |stretch, ctx| stretch.tool_done(ctx, n, end));
+        match self.kit.flights.get(&id).cloned() {
+            Some(Flight::Tool(turn, n)) => {
+                self.kit.flights.remove(&id);
+                self.on_turn(turn, |stretch, ctx| stretch.tool_done(ctx, n, end));
+            }
+            Some(Flight::Attempt(computer, tool)) => self.attempt_done(&computer, tool, end),
+            _ => {}
         }
     }
 
     fn adopted(&mut self, id: EffectId, found: Found) {
-        if let Some(Flight::Tool(turn, n)) = self.kit.flights.get(&id) {
-            let (turn, n) = (*turn, *n);
-            if found != Found::Running {
-                self.kit.flights.remove(&id);
+        match self.kit.flights.get(&id).cloned() {
+            Some(Flight::Tool(turn, n)) => {
+                if found != Found::Running {
+                    self.kit.flights.remove(&id);
+                }
+                self.on_turn(turn, |stretch, ctx| stretch.adopted(ctx, n, found));
             }
-            self.on_turn(turn, |stretch, ctx| stretch.adopted(ctx, n, found));
+            Some(Flight::Attempt(computer, tool)) => self.attempt_adopted(&computer, tool, found),
+            _ => {}
         }
     }
 
     /// What carried out an effect is gone: every kind of effect has a failure of its own.
     fn effect_panicked(&mut self, id: EffectId, message: String) {
-        self.kit.trace("effect-panicked", message.clone());
+        // Of a link that is gone it is told late, and concerns nobody.
+        if self.kit.flights.contains_key(&id) {
+            self.kit.trace("effect-panicked", message.clone());
+        }
         match self.kit.flights.get(&id) {
             Some(Flight::Verb(_)) => self.verb_due(id),
             Some(Flight::Stream(_)) => self.stream_over(id, |stretch, ctx| {
@@ -387,9 +412,12 @@ impl Dispatcher {
                     },
                 );
             }
-            Some(Flight::Runs) => {
+            Some(Flight::Runs | Flight::RunsOn(_)) => {
                 self.kit.flights.remove(&id);
             }
+            Some(Flight::Link(_) | Flight::Attempt(..)) => self.computer_panicked(id),
+            // Not an effect of its own: the driver knows it by its attempts.
+            Some(Flight::Call(..)) => {}
             Some(Flight::Delivery(..)) => self.delivery_done(id, Err(message)),
             None => {}
         }

@@ -15,12 +15,16 @@ impl Dispatcher {
         let is_look = |flight: &Flight| matches!(flight, Flight::Runs);
         self.kit.flights.retain(|_, flight| !is_look(flight));
         let id = self.kit.register(Flight::Runs);
-        self.kit.emit(Effect::FindUnattended { id });
+        self.kit.emit(Effect::FindUnattended { id, link: None });
     }
 
     pub(super) fn unattended_found(&mut self, id: EffectId, mut turns: Vec<TurnId>) {
-        if !matches!(self.kit.flights.get(&id), Some(Flight::Runs)) {
-            return;
+        match self.kit.flights.get(&id).cloned() {
+            Some(Flight::Runs) => {}
+            Some(Flight::RunsOn(computer)) => {
+                return self.unattended_found_on(id, &computer, turns);
+            }
+            _ => return,
         }
         self.kit.flights.remove(&id);
         turns.truncate(MAX_UNATTENDED);
@@ -35,7 +39,7 @@ impl Dispatcher {
             && !turns.is_empty()
             && !crate::planted!("D46")
         {
-            self.kit.emit(Effect::EndUnattended { turns });
+            self.kit.emit(Effect::EndUnattended { turns, link: None });
         }
     }
 }

@@ -303,6 +303,7 @@ impl Dispatcher {
         let is_idle = self.turns.is_empty() && self.deliveries.len() == 0;
         if self.stage == Stage::Draining && is_idle && !self.is_granting() {
             self.stage = Stage::Drained;
+            self.in_pool(|pool, ctx| pool.shut_down(ctx));
             self.kit.emit(Effect::Drained);
         }
     }

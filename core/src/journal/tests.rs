@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::Provider;
 use crate::ids::{CommandId, EffectId, Epoch, Owner, ProviderId};
-use crate::io::{Command, Effect, FailKind, Submit};
+use crate::io::{Command, Effect, FailKind, Submit, ToolAdopt};
 use crate::store::{Model, ProviderSettings};
 use crate::time::{Instant, Timestamp};
 
@@ -44,6 +44,7 @@ fn record(recorder: &mut Recorder, start: &Start) -> Vec<Input> {
         model: None,
         message: "hello".into(),
         cwd: None,
+        computer: None,
         idempotency: None,
     };
     let mut inbox = vec![Input::Command {
@@ -368,10 +369,17 @@ fn an_epoch_is_part_of_the_digest() {
             incarnation: 0,
             n: 0,
         },
-        turn: TurnId(1),
-        call_id: "a".into(),
-        epoch: Epoch(epoch),
-        not_after: Instant(0),
+        adopt: Box::new(ToolAdopt {
+            turn: TurnId(1),
+            epoch: Epoch(epoch),
+            call_id: "a".into(),
+            computer: None,
+            link: None,
+            started: Epoch(1),
+            attempt: 0,
+            shown_bytes: 0,
+            not_after: Instant(0),
+        }),
     };
     let mut digest = Digest::default();
     digest.effect(&adopt(1));

@@ -8,7 +8,7 @@ use super::tx::{Tx, title_of};
 use super::verb::{Accept, Receipt, Rejection, Reply};
 use crate::admission::WaiterKey;
 use crate::event::EventBody;
-use crate::ids::{Epoch, Slug, TurnId};
+use crate::ids::{ComputerId, Epoch, Slug, TurnId};
 use crate::time::Timestamp;
 use crate::transcript::Item;
 
@@ -126,6 +126,7 @@ fn conversation_for<T: Tx>(
                 provider,
                 model,
                 cwd: None,
+                computer: None,
                 last_seq: 0,
                 turn: None,
                 epoch: Epoch(0),
@@ -139,6 +140,9 @@ fn conversation_for<T: Tx>(
     }
     if let Some(cwd) = &request.cwd {
         row.cwd = Some(cwd.clone());
+    }
+    if let Some(computer) = &request.computer {
+        row.computer = Some(computer.clone());
     }
     row.last_activity_at = row.last_activity_at.max(now);
     Ok(Ok(row))
@@ -161,8 +165,16 @@ pub(super) fn new_workspace(slug: &Slug, now: Timestamp) -> WorkspaceRow {
         title: None,
         starred: false,
         cwd: None,
+        computer: None,
         created_at: now,
     }
+}
+
+/// The conversation's, or its workspace's; `None`: the server's own (S1).
+fn computer_of(conversation: &ConversationRow, workspace: &WorkspaceRow) -> Option<ComputerId> {
+    let own = conversation.computer.as_ref();
+    let named = own.or(workspace.computer.as_ref());
+    named.filter(|computer| !computer.is_local()).cloned()
 }
 
 fn new_turn<T: Tx>(
@@ -201,6 +213,7 @@ fn new_turn<T: Tx>(
         retry: Default::default(),
         resumes: 0,
         bound: None,
+        computer: computer_of(conversation, workspace),
         abort: None,
         accepted_at: now,
         since: now,

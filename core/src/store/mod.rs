@@ -28,7 +28,7 @@ pub use tx::{Transcript, Tx};
 pub use verb::*;
 
 /// The version of everything a store keeps: rows, items, events.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// Runs one verb inside a transaction that the caller has begun. An `Err`
 /// means that the caller must roll back: nothing of the verb happened.
@@ -66,9 +66,18 @@ pub fn apply<T: Tx>(tx: &mut T, verb: &Verb) -> Result<Reply, T::Error> {
         Verb::SweepOne { policy } => sweep::sweep_one(tx, policy),
         Verb::Audit => audit::audit(tx),
         Verb::Ended { turns } => sweep::ended(tx, turns),
-        Verb::PutWorkspace { slug, title, cwd } => {
-            workspace::put(tx, slug, title.as_deref(), cwd.as_deref())
-        }
+        Verb::PutWorkspace {
+            slug,
+            title,
+            cwd,
+            computer,
+        } => workspace::put(
+            tx,
+            slug,
+            title.as_deref(),
+            cwd.as_deref(),
+            computer.as_ref(),
+        ),
         Verb::Star { slug, starred } => workspace::star(tx, slug, *starred),
         Verb::SetLimit { provider, limit } => workspace::set_limit(tx, provider, *limit),
         Verb::TakeDeliveries(ask) => outbox::take(tx, ask),

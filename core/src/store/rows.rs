@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::WaiterKey;
-use crate::ids::{ConversationId, Epoch, Owner, ProviderId, Seq, Slug, TurnId};
+use crate::ids::{ComputerId, ConversationId, Epoch, Owner, ProviderId, Seq, Slug, TurnId};
 use crate::time::Timestamp;
 use crate::transcript::{Item, Usage};
 
@@ -68,6 +68,9 @@ pub struct TurnRow {
     pub resumes: u32,
     /// The node whose files it has touched: only there it goes on (L9).
     pub bound: Option<Arc<str>>,
+    /// The computer that its tools run on, as it was when the message was
+    /// accepted: a call is looked for where it was started (S1).
+    pub computer: Option<ComputerId>,
     /// Somebody wants it stopped.
     pub abort: Option<AbortRequest>,
     /// When it was accepted.
@@ -184,6 +187,8 @@ pub struct ConversationRow {
     pub model: String,
     /// Its own working directory, if it has one (C4).
     pub cwd: Option<String>,
+    /// Its own computer, if it has one (S1).
+    pub computer: Option<ComputerId>,
     /// The last sequence number in its log.
     pub last_seq: Seq,
     /// The turn that is owned right now.
@@ -205,6 +210,8 @@ pub struct WorkspaceRow {
     pub starred: bool,
     /// Working directory of conversations without one.
     pub cwd: Option<String>,
+    /// Computer of conversations without one.
+    pub computer: Option<ComputerId>,
     /// When it was created.
     pub created_at: Timestamp,
 }

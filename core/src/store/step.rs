@@ -156,8 +156,11 @@ pub(super) fn tools_started<T: Tx>(
         if call.state == CallState::Asked && calls.contains(&call.call_id) {
             call.state = CallState::Started(fence.epoch);
             open.tx.put_call(&call)?;
-            // From here on its files are there and nowhere else.
-            open.turn.bound = open.turn.owner.as_ref().map(|owner| owner.node.clone());
+            // From here on its files are there and nowhere else; every node
+            // reaches another computer alike.
+            if open.turn.computer.is_none() {
+                open.turn.bound = open.turn.owner.as_ref().map(|owner| owner.node.clone());
+            }
         }
     }
     open.enter(TurnState::Tools)?;

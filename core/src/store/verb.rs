@@ -10,7 +10,9 @@ use super::outbox::TakeDeliveries;
 use super::rows::{AbortRequest, CallRow, Failure, RetryState, Segment, TurnRow};
 use crate::admission::{AdmissionView, Grant};
 use crate::event::AgentEvent;
-use crate::ids::{ConversationId, EndpointId, Epoch, Owner, ProviderId, Seq, Slug, TurnId};
+use crate::ids::{
+    ComputerId, ConversationId, EndpointId, Epoch, Owner, ProviderId, Seq, Slug, TurnId,
+};
 use crate::liveness::SweepPolicy;
 use crate::time::Timestamp;
 use crate::transcript::{Item, ToolCall, Usage};
@@ -141,6 +143,8 @@ pub enum Verb {
         title: Option<String>,
         /// A new default working directory; absent: unchanged.
         cwd: Option<String>,
+        /// A new default computer; absent: unchanged.
+        computer: Option<ComputerId>,
     },
     /// Stars or unstars a workspace and re-orders what waits. -> `Workspace`, `NotFound`
     Star {
@@ -219,6 +223,8 @@ pub struct Accept {
     pub message: String,
     /// A working directory to set on the conversation.
     pub cwd: Option<String>,
+    /// A computer to set on the conversation.
+    pub computer: Option<ComputerId>,
     /// The client's key and the digest of its body (C6).
     pub idempotency: Option<(String, u64)>,
     /// The providers that are configured: no turn is taken for any other.

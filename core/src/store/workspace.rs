@@ -9,13 +9,14 @@ use super::accept::new_workspace;
 use super::rows::{TurnRow, TurnState};
 use super::tx::Tx;
 use super::verb::Reply;
-use crate::ids::{ProviderId, Slug};
+use crate::ids::{ComputerId, ProviderId, Slug};
 
 pub(super) fn put<T: Tx>(
     tx: &mut T,
     slug: &Slug,
     title: Option<&str>,
     cwd: Option<&str>,
+    computer: Option<&ComputerId>,
 ) -> Result<Reply, T::Error> {
     let mut row = match tx.workspace(slug)? {
         Some(row) => row,
@@ -26,6 +27,9 @@ pub(super) fn put<T: Tx>(
     }
     if let Some(cwd) = cwd {
         row.cwd = Some(cwd.to_owned());
+    }
+    if let Some(computer) = computer {
+        row.computer = Some(computer.clone());
     }
     tx.put_workspace(&row)?;
     Ok(Reply::Workspace(row))

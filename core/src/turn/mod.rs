@@ -22,7 +22,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::event::AgentEvent;
-use crate::ids::{ConversationId, EffectId, Epoch, ProviderId, TurnId};
+use crate::ids::{ComputerId, ConversationId, EffectId, Epoch, ProviderId, TurnId};
 use crate::io::Effect;
 use crate::kit::{Ctx, Purpose, Wake};
 use crate::store::{
@@ -93,6 +93,7 @@ struct World {
     retry: RetryState,
     restarts: Restarts,
     cwd: Option<String>,
+    computer: Option<ComputerId>,
     /// The step's request, kept for a repetition.
     body: Vec<u8>,
     used_ids: alloc::collections::BTreeSet<String>,
@@ -140,13 +141,6 @@ impl Stretch {
         let terms = &ctx.config.lease;
         let stop_at = asked_at + terms.lease_ms.saturating_sub(terms.fence_margin_ms);
         ctx.kit.timers.arm(Wake::FenceDue(self.turn), stop_at);
-    }
-
-    /// When the turn will be let go unless its lease is confirmed again: an
-    /// effect that a stopped process carries out later must not begin anything.
-    pub(crate) fn held_until(&self, ctx: &Ctx<'_>) -> Instant {
-        let due = ctx.kit.timers.due(&Wake::FenceDue(self.turn));
-        due.unwrap_or(ctx.now.mono)
     }
 
     /// The latest moment at which something must have happened: past it the
@@ -278,6 +272,7 @@ impl Stretch {
             retry: row.retry,
             restarts: row.restarts,
             cwd,
+            computer: row.computer,
             body: Vec::new(),
             used_ids: Default::default(),
             warnings: Vec::new(),
@@ -401,8 +396,9 @@ impl Stretch {
     }
 
     /// The lease may lapse any moment: stop, and say nothing (L2). Commands run
-    /// on: the turn is bound to this node, and whoever owns it next adopts them
-    /// here (L9, L10); should it end meanwhile, they are ended as unattended.
+    /// on, and whoever owns it next adopts them: here, because the turn is bound
+    /// to this node, or on the computer where they run (L9, L10); should it end
+    /// meanwhile, they are ended as unattended.
     pub(crate) fn fence_off(&mut self, ctx: &mut Ctx<'_>) {
         match &mut self.phase {
             Phase::Loading | Phase::Writing(_) => {}

@@ -66,7 +66,7 @@ impl Stretch {
             turn: self.turn,
             body: world.body.clone(),
             connect_ms: ctx.config.deadlines.connect_ms,
-            not_after: self.held_until(ctx),
+            not_after: ctx.held_until(self.turn),
         });
         let stream = Stream {
             effect,

@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{Moved, Phase, Stretch};
 use crate::event::{EventBody, OutputStream, StatusState};
-use crate::ids::{EffectId, Epoch, TurnId};
-use crate::io::{Effect, Found, ToolEnd, ToolStart};
-use crate::kit::{Ctx, Flight, Kit, Wake};
+use crate::ids::{ComputerId, EffectId, Epoch, TurnId};
+use crate::io::{Found, ToolAdopt, ToolEnd, ToolStart};
+use crate::kit::{Ctx, Flight, Kit, Wake, Wish};
 use crate::reconcile::OUTCOME_UNKNOWN;
 use crate::store::{CallRow, CallState, StepRecord, ToolAnswer, Verb};
 use crate::time::Instant;
+use crate::tools::BASH;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Tools {
@@ -22,6 +23,8 @@ pub(super) struct Tools {
     unwritten: Vec<ToolAnswer>,
     /// The verb in flight, which is the stretch's.
     writing: Writing,
+    /// Where they run; `None`: here.
+    computer: Option<ComputerId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,8 +38,30 @@ enum Writing {
 struct Place {
     turn: TurnId,
     epoch: Epoch,
+    computer: Option<ComputerId>,
     cwd: Option<String>,
     not_after: Instant,
+}
+
+impl Place {
+    /// What a call may take whose supervisor does not answer. The pool keeps its
+    /// own deadlines for what runs on another computer; this one is later.
+    fn most_ms(&self, ctx: &Ctx<'_>) -> u64 {
+        let deadlines = ctx.config.deadlines;
+        match self.computer {
+            Some(_) => ctx.config.ssh.patience_ms + deadlines.tool_ms + 3 * deadlines.kill_ms,
+            None => deadlines.tool_ms + deadlines.kill_ms,
+        }
+    }
+
+    /// What it may take to tell what an earlier ownership has started: a
+    /// computer that cannot be reached is waited for.
+    fn adopt_ms(&self, ctx: &Ctx<'_>) -> u64 {
+        match self.computer {
+            Some(_) => self.most_ms(ctx),
+            None => ctx.config.deadlines.kill_ms,
+        }
+    }
 }
 
 /// One call of the step.
@@ -53,8 +78,8 @@ pub(super) struct Call {
 enum Stage {
     /// Not started, and nobody has said that it will be.
     Asked,
-    /// An earlier ownership may have started it.
-    Orphan,
+    /// An earlier ownership, this one, may have started it.
+    Orphan(Epoch),
     /// The store is told that it starts.
     Announced,
     /// It runs; or it is an earlier ownership's that was asked for and has not
@@ -88,7 +113,7 @@ impl Call {
         let at = match row.state {
             CallState::Asked => Stage::Asked,
             CallState::Started(_) if crate::planted!("D21") => Stage::Asked,
-            CallState::Started(_) => Stage::Orphan,
+            CallState::Started(epoch) => Stage::Orphan(epoch),
             CallState::Finished => return None,
         };
         Some(Call {
@@ -106,30 +131,49 @@ impl Call {
         crate::tools::find(&self.name).is_some_and(|tool| tool.read_only)
     }
 
+    fn flight(&self, place: &Place) -> Flight {
+        match place.computer {
+            Some(_) => Flight::Call(place.turn, self.n),
+            None => Flight::Tool(place.turn, self.n),
+        }
+    }
+
     fn wake(&self, turn: TurnId) -> Wake {
         Wake::ToolDue(turn, self.n)
     }
 
+    /// What is written for one that did not answer by itself.
+    fn unanswered(&self, why: &str) -> ToolAnswer {
+        ToolAnswer {
+            call_id: self.call_id.clone(),
+            ok: false,
+            output: why.to_string(),
+            duration_ms: 0,
+            spilled: None,
+        }
+    }
+
     fn start(&mut self, ctx: &mut Ctx<'_>, place: &Place) {
         let deadlines = ctx.config.deadlines;
-        let effect = ctx.kit.register(Flight::Tool(place.turn, self.n));
+        let effect = ctx.kit.register(self.flight(place));
         // The supervisor keeps the same deadline and has the better words
         // for it; the core's own is for a supervisor that does not answer.
-        let due = ctx.now.mono + deadlines.tool_ms + deadlines.kill_ms;
+        let due = ctx.now.mono + place.most_ms(ctx);
         ctx.kit.timers.arm(self.wake(place.turn), due);
-        ctx.kit.emit(Effect::StartTool {
-            id: effect,
-            start: Box::new(ToolStart {
-                turn: place.turn,
-                epoch: place.epoch,
-                call_id: self.call_id.clone(),
-                name: self.name.clone(),
-                input: self.input.clone(),
-                cwd: place.cwd.clone(),
-                deadline_ms: deadlines.tool_ms,
-                not_after: place.not_after,
-            }),
-        });
+        let start = ToolStart {
+            turn: place.turn,
+            epoch: place.epoch,
+            call_id: self.call_id.clone(),
+            name: self.name.clone(),
+            input: self.input.clone(),
+            computer: place.computer.clone(),
+            link: None,
+            attempt: 0,
+            cwd: place.cwd.clone(),
+            deadline_ms: deadlines.tool_ms,
+            not_after: place.not_after,
+        };
+        ctx.kit.start_tool(effect, Box::new(start));
         self.at = Stage::Running {
             effect,
             due,
@@ -146,9 +190,10 @@ impl Stretch {
             calls,
             unwritten: Vec::new(),
             writing: Writing::Nothing,
+            computer: self.world.as_ref().and_then(|world| world.computer.clone()),
         };
         if crate::planted!("D37") {
-            tools.answer_where(|at| *at == Stage::Orphan, OUTCOME_UNKNOWN);
+            tools.answer_where(|at| matches!(at, Stage::Orphan(_)), OUTCOME_UNKNOWN);
         }
         let leaves = self.hand_over && self.ending.is_none();
         if leaves {
@@ -200,8 +245,9 @@ impl Stretch {
         Place {
             turn: self.turn,
             epoch: self.epoch,
+            computer: self.world.as_ref().and_then(|world| world.computer.clone()),
             cwd: self.world.as_ref().and_then(|world| world.cwd.clone()),
-            not_after: self.held_until(ctx),
+            not_after: ctx.held_until(self.turn),
         }
     }
 
@@ -276,7 +322,7 @@ impl Stretch {
         };
         let end = match found {
             Found::Running => {
-                tools.give_time(ctx, self.turn, n);
+                tools.give_time(ctx, &place, n);
                 return Moved::On;
             }
             Found::Nothing if may_start && tools.repeat(ctx, &place, n) => return Moved::On,
@@ -305,18 +351,21 @@ impl Stretch {
                 *killed = true;
                 *due = ctx.now.mono + ctx.config.deadlines.kill_ms;
                 let (id, due) = (*effect, *due);
-                ctx.kit.emit(Effect::KillTool { id });
+                ctx.kit.kill_tool(tools.computer.as_ref(), id);
                 ctx.kit.timers.arm(Wake::ToolDue(turn, n), due);
                 Moved::On
             }
             Stage::Running { effect, .. } => {
                 let id = *effect;
                 ctx.kit.flights.remove(&id);
+                if let Some(computer) = tools.computer.clone() {
+                    ctx.kit.wish(computer, Wish::GiveUp(id));
+                }
                 let end = unknown_outcome("the command did not end when it was killed");
                 tools.answer(ctx, turn, n, end);
                 self.tools_moved(ctx)
             }
-            Stage::Asked | Stage::Orphan | Stage::Announced | Stage::Answered => Moved::On,
+            Stage::Asked | Stage::Orphan(_) | Stage::Announced | Stage::Answered => Moved::On,
         }
     }
 }
@@ -324,18 +373,36 @@ impl Stretch {
 impl Tools {
     fn adopt_orphans(&mut self, ctx: &mut Ctx<'_>, place: &Place) {
         let turn = place.turn;
-        let orphans = self.calls.iter_mut();
-        for call in orphans.filter(|call| call.at == Stage::Orphan) {
-            let effect = ctx.kit.register(Flight::Tool(turn, call.n));
-            let due = ctx.now.mono + ctx.config.deadlines.kill_ms;
+        for call in &mut self.calls {
+            let Stage::Orphan(started) = call.at else {
+                continue;
+            };
+            // Over there only commands leave traces.
+            if place.computer.is_some() && call.name != BASH.name {
+                match call.may_repeat() {
+                    true => call.start(ctx, place),
+                    false => {
+                        call.at = Stage::Answered;
+                        self.unwritten.push(call.unanswered(OUTCOME_UNKNOWN));
+                    }
+                }
+                continue;
+            }
+            let effect = ctx.kit.register(call.flight(place));
+            let due = ctx.now.mono + place.adopt_ms(ctx);
             ctx.kit.timers.arm(call.wake(turn), due);
-            ctx.kit.emit(Effect::AdoptTool {
-                id: effect,
+            let adopt = ToolAdopt {
                 turn,
-                call_id: call.call_id.clone(),
                 epoch: place.epoch,
+                call_id: call.call_id.clone(),
+                computer: place.computer.clone(),
+                link: None,
+                started,
+                attempt: 0,
+                shown_bytes: 0,
                 not_after: place.not_after,
-            });
+            };
+            ctx.kit.adopt_tool(effect, Box::new(adopt));
             call.at = Stage::Running {
                 effect,
                 due,
@@ -346,17 +413,16 @@ impl Tools {
 
     /// An adopted command runs. Its supervisor keeps the deadline that it began
     /// with; ours, for a supervisor that fails to, can only be later.
-    fn give_time(&mut self, ctx: &mut Ctx<'_>, turn: TurnId, n: u32) {
-        let deadlines = ctx.config.deadlines;
+    fn give_time(&mut self, ctx: &mut Ctx<'_>, place: &Place, n: u32) {
         let Some(call) = self.calls.iter_mut().find(|call| call.n == n) else {
             return;
         };
-        let wake = call.wake(turn);
+        let wake = call.wake(place.turn);
         if let Stage::Running {
             due, killed: false, ..
         } = &mut call.at
         {
-            *due = ctx.now.mono + deadlines.tool_ms + deadlines.kill_ms;
+            *due = ctx.now.mono + place.most_ms(ctx);
             ctx.kit.timers.arm(wake, *due);
         }
     }
@@ -405,7 +471,7 @@ impl Tools {
                 *killed = true;
                 *due = ctx.now.mono + kill_ms;
                 if !crate::planted!("D41") {
-                    ctx.kit.emit(Effect::KillTool { id: *effect });
+                    ctx.kit.kill_tool(self.computer.as_ref(), *effect);
                 }
                 ctx.kit.timers.arm(wake, *due);
             }
@@ -421,7 +487,7 @@ impl Tools {
     /// and commands that run, which it adopts (L8, L10).
     pub(super) fn leave(&mut self, ctx: &mut Ctx<'_>, turn: TurnId) {
         self.calls.retain(|call| match &call.at {
-            Stage::Asked | Stage::Orphan => false,
+            Stage::Asked | Stage::Orphan(_) => false,
             Stage::Running {
                 effect,
                 killed: false,
@@ -429,7 +495,7 @@ impl Tools {
             } => {
                 ctx.kit.flights.remove(effect);
                 ctx.kit.timers.disarm(&call.wake(turn));
-                ctx.kit.emit(Effect::LeaveTool { id: *effect });
+                ctx.kit.leave_tool(self.computer.as_ref(), *effect);
                 false
             }
             Stage::Announced | Stage::Running { .. } | Stage::Answered => true,
@@ -443,13 +509,7 @@ impl Tools {
     fn answer_where(&mut self, which: impl Fn(&Stage) -> bool, why: &str) {
         for call in self.calls.iter_mut().filter(|call| which(&call.at)) {
             call.at = Stage::Answered;
-            self.unwritten.push(ToolAnswer {
-                call_id: call.call_id.clone(),
-                ok: false,
-                output: why.to_string(),
-                duration_ms: 0,
-                spilled: None,
-            });
+            self.unwritten.push(call.unanswered(why));
         }
     }
 
@@ -475,24 +535,28 @@ impl Tools {
     pub(super) fn wait_until(&self) -> Option<Instant> {
         let dues = self.calls.iter().filter_map(|call| match &call.at {
             Stage::Running { due, .. } => Some(*due),
-            Stage::Asked | Stage::Orphan | Stage::Announced | Stage::Answered => None,
+            Stage::Asked | Stage::Orphan(_) | Stage::Announced | Stage::Answered => None,
         });
         dues.max()
     }
 
     /// The turn is not ours any more: our commands must not run on beside
-    /// whatever comes next.
+    /// whatever comes next. On another computer they may be somebody else's by
+    /// now, who adopts them there; should the turn be over, they are ended as
+    /// unattended.
     pub(super) fn forget(self, ctx: &mut Ctx<'_>, turn: TurnId) {
         for call in &self.calls {
             ctx.kit.timers.disarm(&call.wake(turn));
             match &call.at {
                 Stage::Running { effect, killed, .. } => {
                     ctx.kit.flights.remove(effect);
-                    if !killed {
-                        ctx.kit.emit(Effect::KillTool { id: *effect });
+                    match &self.computer {
+                        Some(computer) => ctx.kit.leave_tool(Some(computer), *effect),
+                        None if *killed => {}
+                        None => ctx.kit.kill_tool(None, *effect),
                     }
                 }
-                Stage::Asked | Stage::Orphan | Stage::Announced | Stage::Answered => {}
+                Stage::Asked | Stage::Orphan(_) | Stage::Announced | Stage::Answered => {}
             }
         }
     }
@@ -503,7 +567,7 @@ impl Tools {
         }
         for call in &self.calls {
             match &call.at {
-                Stage::Asked | Stage::Orphan => return Err("a tool call that nobody starts"),
+                Stage::Asked | Stage::Orphan(_) => return Err("a tool call that nobody starts"),
                 Stage::Announced if self.writing != Writing::Starts => {
                     return Err("an announced tool call that nobody starts");
                 }

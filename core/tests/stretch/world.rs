@@ -25,6 +25,10 @@ pub(super) struct World {
     pub(super) tools: Vec<(EffectId, String)>,
     pub(super) killed: Vec<EffectId>,
     pub(super) adopts: Vec<EffectId>,
+    /// Connections that were asked for, oldest first.
+    pub(super) connects: Vec<EffectId>,
+    /// And links that were given up or closed.
+    pub(super) cut: Vec<EffectId>,
     pub(super) left: Vec<EffectId>,
     pub(super) looks: Vec<EffectId>,
     pub(super) ended: Vec<TurnId>,
@@ -75,6 +79,8 @@ impl World {
             tools: vec![],
             killed: vec![],
             adopts: vec![],
+            connects: vec![],
+            cut: vec![],
             left: vec![],
             looks: vec![],
             ended: vec![],
@@ -99,6 +105,7 @@ impl World {
         self.core = Dispatcher::new(config(self.boots), [8; 32], self.now());
         self.streams.clear();
         self.tools.clear();
+        self.connects.clear();
         self.settle();
     }
 
@@ -134,15 +141,19 @@ impl World {
                 Effect::KillTool { id } => self.killed.push(id),
                 Effect::AdoptTool { id, .. } => self.adopts.push(id),
                 Effect::LeaveTool { id } => self.left.push(id),
-                Effect::FindUnattended { id } => self.looks.push(id),
-                Effect::EndUnattended { turns } => self.ended.extend(turns),
+                Effect::FindUnattended { id, .. } => self.looks.push(id),
+                Effect::EndUnattended { turns, .. } => self.ended.extend(turns),
                 Effect::Publish { event } => self.published.push(*event),
                 Effect::Answer { id, answer } => self.answers.push((id, answer)),
                 Effect::Drained => self.drained = true,
                 Effect::Deliver { .. } | Effect::CancelDelivery { .. } => {
                     panic!("nobody is to be told")
                 }
-                Effect::Wake { .. }
+                Effect::ConnectComputer { id, .. } => self.connects.push(id),
+                Effect::CloseComputer { id } => self.cut.push(id),
+                Effect::PingComputer { .. }
+                | Effect::ComputerChanged { .. }
+                | Effect::Wake { .. }
                 | Effect::Nudge { .. }
                 | Effect::Ready { .. }
                 | Effect::Trace { .. } => {}
@@ -185,12 +196,18 @@ impl World {
     }
 
     pub(super) fn submit(&mut self, message: &str) -> Receipt {
+        self.submit_to(message, None)
+    }
+
+    /// A message to a conversation whose tools run on this computer from now on.
+    pub(super) fn submit_to(&mut self, message: &str, computer: Option<&str>) -> Receipt {
         let submit = Submit {
             conversation: Some("c-1".try_into().unwrap()),
             workspace: None,
             model: None,
             message: message.into(),
             cwd: None,
+            computer: computer.map(|name| name.try_into().unwrap()),
             idempotency: None,
         };
         match self.command(Command::Submit(Box::new(submit))) {

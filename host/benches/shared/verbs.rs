@@ -59,6 +59,7 @@ pub(crate) fn accept(n: u64, message: &str) -> Verb {
         default_model: (provider(), "scripted".to_owned()),
         message: message.to_owned(),
         cwd: None,
+        computer: None,
         idempotency: None,
         configured: vec![provider()],
         max_open_turns: u64::MAX,

@@ -1,6 +1,6 @@
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use dispatch_core::ids::{ConversationId, TurnId};
+use dispatch_core::ids::{ComputerId, ConversationId, TurnId};
 use dispatch_core::store::TurnState;
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ pub(super) async fn get(
         "compactedFrom": null,
         "model": format!("{}/{}", row.provider, row.model),
         "cwd": row.cwd,
-        "computer": null,
+        "computer": row.computer.as_ref().map(ComputerId::as_str),
         "lastSeq": row.last_seq,
         "openTurns": open.iter().map(|view| view.row.turn.to_string()).collect::<Vec<_>>(),
         "events": shown_events,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use dispatch_core::ids::{BadId, ConversationId, Slug};
+use dispatch_core::ids::{BadId, ComputerId, ConversationId, Slug};
 use dispatch_core::io::Submit;
 use http::request::Parts;
 use http::{HeaderMap, header};
@@ -204,6 +204,16 @@ pub(super) fn directory(
     Ok(Some(path.to_owned()))
 }
 
+/// The computer that tools run on (S1): an alias of the SSH configuration, or
+/// [`ComputerId::LOCAL`].
+pub(super) fn computer(
+    body: &Map<String, Value>,
+    field: &'static str,
+) -> Result<Option<ComputerId>, ApiError> {
+    let named = text(body, field)?.map(ComputerId::try_from);
+    named.transpose().map_err(bad_field(field))
+}
+
 /// `POST /chat` and `POST /conversations/{id}/queue`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ChatRequest {
@@ -245,9 +255,6 @@ impl ChatRequest {
             Some("steer") => return Err(ApiError::NotSupported("`delivery: \"steer\"`")),
             Some(_) => return Err(wrong("delivery", "must be \"queue\" or \"steer\"")),
         }
-        if text(&body, "computerId")?.is_some_and(|computer| computer != "local") {
-            return Err(ApiError::NotSupported("`computerId`"));
-        }
         let detach = match body.get("detach") {
             None | Some(Value::Null) => false,
             Some(Value::Bool(detach)) => *detach,
@@ -261,6 +268,7 @@ impl ChatRequest {
                 model: text(&body, "model")?.map(str::to_owned),
                 message: message.to_owned(),
                 cwd: directory(&body, "cwd")?,
+                computer: computer(&body, "computerId")?,
                 idempotency: idempotency(headers, &body)?,
             },
         })
@@ -318,12 +326,13 @@ mod tests {
     fn a_full_request_is_understood() {
         let request = parse(
             r#"{"message":"hi","conversationId":"c-1","workspaceId":"w","model":"p/m",
-                "cwd":"/tmp","delivery":"queue","detach":true}"#,
+                "cwd":"/tmp","computerId":"build-box","delivery":"queue","detach":true}"#,
         )
         .unwrap();
         assert!(request.detach);
         assert_eq!(request.submit.conversation.unwrap().as_str(), "c-1");
         assert_eq!(request.submit.cwd.as_deref(), Some("/tmp"));
+        assert_eq!(request.submit.computer.unwrap().as_str(), "build-box");
     }
 
     #[test]
@@ -341,6 +350,10 @@ mod tests {
             (r#"{"message":"x","delivery":"later"}"#, "delivery"),
             (r#"{"message":"x","cwd":"relative"}"#, "cwd"),
             (r#"{"message":"x","model":[]}"#, "model"),
+            (
+                r#"{"message":"x","computerId":"-oProxyCommand=x"}"#,
+                "computerId",
+            ),
         ] {
             let error = parse(json).unwrap_err();
             assert!(

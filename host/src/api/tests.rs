@@ -385,7 +385,7 @@ async fn a_waiting_client_is_told_its_position() {
 async fn workspaces_are_created_changed_starred_and_read() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path(), "", &[]).await;
-    let body = json!({"title": "Lab", "defaultCwd": "/tmp"});
+    let body = json!({"title": "Lab", "defaultCwd": "/tmp", "defaultComputer": "build-box"});
     for _ in 0..2 {
         let reply = server.send("PUT", "/workspaces/lab", body.clone()).await;
         assert_eq!(reply.status, 200);
@@ -402,6 +402,18 @@ async fn workspaces_are_created_changed_starred_and_read() {
         server.get("/workspaces/lab").await.json()["defaultCwd"],
         "/tmp"
     );
+    assert_eq!(
+        server.get("/workspaces/lab").await.json()["defaultComputer"],
+        "build-box"
+    );
+    let reply = server
+        .send(
+            "PUT",
+            "/workspaces/lab",
+            json!({"defaultComputer": "-oProxyCommand=x"}),
+        )
+        .await;
+    assert_eq!(reply.code(), "invalid-field");
     assert_eq!(server.get("/workspaces/default").await.status, 200);
     let reply = server.raw("PUT /workspaces/none/star HTTP/1.1", b"").await;
     assert_eq!(reply.code(), "workspace-not-found");

@@ -3,14 +3,14 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::Response;
-use dispatch_core::ids::Slug;
+use dispatch_core::ids::{ComputerId, Slug};
 use dispatch_core::io::{Answer, Command};
 use dispatch_core::store::WorkspaceRow;
 use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::request::{Id, Json, directory, known, text, wrong};
+use super::request::{Id, Json, computer, directory, known, text, wrong};
 use super::{Api, ApiError, json as answer, unexpected};
 use crate::panics::locked;
 
@@ -22,14 +22,14 @@ pub(super) async fn get(State(api): State<Api>, Id(slug): Id<Slug>) -> Result<Re
     }
 }
 
-/// `PUT /workspaces/{id} {title?, defaultCwd?}`: creates or changes it; idempotent.
+/// `PUT /workspaces/{id} {title?, defaultCwd?, defaultComputer?}`: creates or changes it; idempotent.
 pub(super) async fn put(
     State(api): State<Api>,
     Id(slug): Id<Slug>,
     Json(body): Json,
 ) -> Result<Response, ApiError> {
     let body = body.unwrap_or_default();
-    known(&body, &["title", "defaultCwd"])?;
+    known(&body, &["title", "defaultCwd", "defaultComputer"])?;
     let title = text(&body, "title")?.map(str::to_owned);
     if title
         .as_ref()
@@ -40,6 +40,7 @@ pub(super) async fn put(
     let command = Command::PutWorkspace {
         title,
         cwd: directory(&body, "defaultCwd")?,
+        computer: computer(&body, "defaultComputer")?,
         slug: slug.clone(),
     };
     changed(&api, slug, command).await
@@ -90,6 +91,7 @@ fn shown(row: &WorkspaceRow) -> Value {
         "title": row.title,
         "starred": row.starred,
         "defaultCwd": row.cwd,
+        "defaultComputer": row.computer.as_ref().map(ComputerId::as_str),
         "createdAt": row.created_at.0,
     })
 }

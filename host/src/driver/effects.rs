@@ -1,6 +1,5 @@
 //! Effects become work, and work becomes inputs.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +11,15 @@ use dispatch_core::store::{Outcome, StoreFault, Verb};
 use dispatch_core::time::Instant;
 use dispatch_core::webhook::{Delivery, GIVEN_UP};
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Census, Driver, Lanes, Machine, Ports};
-use crate::exec::{Adoption, ToolDone, ToolEvent, ToolHandle, ToolRequest};
+use super::flights::Work;
+use super::{Driver, Lanes, Machine, Ports};
+use crate::computers::Connect;
+use crate::exec::{Adoption, EndReport, ToolDone, ToolEvent, ToolRequest};
 use crate::panics;
 #[cfg(planted)]
 use crate::points::{self, Point};
@@ -27,133 +29,9 @@ use crate::webhook;
 /// Pieces of one provider's body that may wait for the shared lane.
 const STREAM_BUFFER: usize = 8;
 /// Previews of one tool that may wait.
-const TOOL_BUFFER: usize = 16;
+pub(super) const TOOL_BUFFER: usize = 16;
 /// How long the end of a finished step's body is waited for.
 const FINISH: Duration = Duration::from_secs(1);
-
-/// What is under way, by effect: whose turn it is, and how to stop it.
-#[derive(Default)]
-pub(super) struct Flights(BTreeMap<EffectId, Flight>);
-
-struct Flight {
-    turn: Option<TurnId>,
-    work: Work,
-}
-
-enum Work {
-    /// Runs to its end by itself.
-    Plain,
-    Stream {
-        task: AbortHandle,
-        /// The rest of the body is read for the connection's sake only.
-        finish: CancellationToken,
-    },
-    Tool(ToolHandle),
-    Delivery(AbortHandle),
-}
-
-impl Flights {
-    fn add(&mut self, id: EffectId, turn: Option<TurnId>, work: Work) {
-        self.0.insert(id, Flight { turn, work });
-    }
-
-    /// The turn that an input is about; `None` for those that concern nobody or many.
-    pub(super) fn turn_of(&self, input: &Input) -> Option<TurnId> {
-        self.0.get(&effect_of(input)?)?.turn
-    }
-
-    /// Forgets an effect with the last input about it.
-    pub(super) fn over(&mut self, input: &Input) {
-        let is_last = match input {
-            Input::Stored { .. }
-            | Input::ProviderEnd { .. }
-            | Input::ProviderFailed { .. }
-            | Input::ToolDone { .. }
-            | Input::Unattended { .. }
-            | Input::DeliveryDone { .. }
-            | Input::EffectPanicked { .. } => true,
-            Input::Adopted { found, .. } => *found != Found::Running,
-            Input::Tick
-            | Input::Command { .. }
-            | Input::ProviderHead { .. }
-            | Input::ProviderBytes { .. }
-            | Input::ToolOutput { .. }
-            | Input::Nudged
-            | Input::Shutdown => false,
-        };
-        if is_last && let Some(id) = effect_of(input) {
-            self.0.remove(&id);
-        }
-    }
-
-    /// Turns that something is under way for.
-    pub(super) fn turns(&self) -> usize {
-        let turns: BTreeSet<_> = self.0.values().filter_map(|flight| flight.turn).collect();
-        turns.len()
-    }
-
-    pub(super) fn census(&self) -> Census {
-        let mut census = Census {
-            turns: self.turns(),
-            ..Census::default()
-        };
-        for flight in self.0.values() {
-            match flight.work {
-                Work::Plain => {}
-                Work::Stream { .. } => census.streams += 1,
-                Work::Tool(_) => census.tools += 1,
-                Work::Delivery(_) => census.deliveries += 1,
-            }
-        }
-        census
-    }
-
-    /// Drops every stream and leaves commands to their supervisors: the next
-    /// life adopts them.
-    pub(super) fn leave(&mut self) {
-        for flight in std::mem::take(&mut self.0).into_values() {
-            flight.work.leave();
-        }
-    }
-
-    fn let_go(&mut self, id: EffectId) {
-        if let Some(flight) = self.0.remove(&id) {
-            flight.work.leave();
-        }
-    }
-
-    fn close(&mut self, id: EffectId, finished: bool) {
-        match self.0.remove(&id).map(|flight| flight.work) {
-            Some(Work::Stream { finish, .. }) if finished => finish.cancel(),
-            Some(work) => work.stop(),
-            None => {}
-        }
-    }
-
-    fn stop(&self, id: EffectId) {
-        if let Some(flight) = self.0.get(&id) {
-            flight.work.stop();
-        }
-    }
-}
-
-impl Work {
-    fn leave(&self) {
-        match self {
-            Work::Plain => {}
-            Work::Stream { task, .. } | Work::Delivery(task) => task.abort(),
-            Work::Tool(tool) => tool.leave(),
-        }
-    }
-
-    fn stop(&self) {
-        match self {
-            Work::Plain => {}
-            Work::Stream { task, .. } | Work::Delivery(task) => task.abort(),
-            Work::Tool(tool) => tool.kill(),
-        }
-    }
-}
 
 /// What a write has come to tells whether the next one has a chance.
 fn note_health(unwell: &watch::Sender<Option<Arc<str>>>, outcome: &Outcome) {
@@ -165,23 +43,6 @@ fn note_health(unwell: &watch::Sender<Option<Arc<str>>>, outcome: &Outcome) {
             unwell.send_replace(Some(why.as_str().into()));
         }
         Err(StoreFault::Unknown) => {}
-    }
-}
-
-fn effect_of(input: &Input) -> Option<EffectId> {
-    match input {
-        Input::Tick | Input::Command { .. } | Input::Nudged | Input::Shutdown => None,
-        Input::Stored { id, .. }
-        | Input::ProviderHead { id, .. }
-        | Input::ProviderBytes { id, .. }
-        | Input::ProviderEnd { id }
-        | Input::ProviderFailed { id, .. }
-        | Input::ToolOutput { id, .. }
-        | Input::ToolDone { id, .. }
-        | Input::Adopted { id, .. }
-        | Input::Unattended { id, .. }
-        | Input::DeliveryDone { id, .. }
-        | Input::EffectPanicked { id, .. } => Some(*id),
     }
 }
 
@@ -223,12 +84,16 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
             | Effect::OpenProvider { id, .. }
             | Effect::StartTool { id, .. }
             | Effect::AdoptTool { id, .. }
-            | Effect::FindUnattended { id }
+            | Effect::FindUnattended { id, .. }
+            | Effect::ConnectComputer { id, .. }
             | Effect::Deliver { id, .. } => Some(*id),
             Effect::CloseProvider { .. }
             | Effect::KillTool { .. }
             | Effect::LeaveTool { .. }
             | Effect::EndUnattended { .. }
+            | Effect::PingComputer { .. }
+            | Effect::CloseComputer { .. }
+            | Effect::ComputerChanged { .. }
             | Effect::CancelDelivery { .. }
             | Effect::Publish { .. }
             | Effect::Wake { .. }
@@ -283,24 +148,52 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
             Effect::CloseProvider { id, finished } => self.flights.close(id, finished),
             Effect::StartTool { id, start } => {
                 if self.is_in_time(start.turn, start.not_after) {
-                    self.start_tool(id, *start);
+                    match start.link {
+                        Some(link) => self.start_over(link, id, *start),
+                        None => self.start_tool(id, *start),
+                    }
                 }
             }
             Effect::KillTool { id } => self.flights.stop(id),
-            Effect::AdoptTool {
-                id,
-                turn,
-                call_id,
-                epoch: _,
-                not_after,
-            } => {
-                if self.is_in_time(turn, not_after) {
-                    self.adopt_tool(id, turn, &call_id);
+            Effect::AdoptTool { id, adopt } => {
+                if self.is_in_time(adopt.turn, adopt.not_after) {
+                    match adopt.link {
+                        Some(link) => self.adopt_over(link, id, *adopt),
+                        None => self.adopt_tool(id, adopt.turn, &adopt.call_id),
+                    }
                 }
             }
             Effect::LeaveTool { id } => self.flights.let_go(id),
-            Effect::FindUnattended { id } => self.find_unattended(id),
-            Effect::EndUnattended { turns } => self.end_unattended(turns),
+            Effect::FindUnattended { id, link: None } => self.find_unattended(id),
+            Effect::FindUnattended {
+                id,
+                link: Some(link),
+            } => self.find_unattended_over(link, id),
+            Effect::EndUnattended { turns, link: None } => {
+                self.report_ends(self.ports.exec.end_unattended(turns));
+            }
+            Effect::EndUnattended {
+                turns,
+                link: Some(link),
+            } => self.end_unattended_over(link, turns),
+            Effect::ConnectComputer {
+                id,
+                computer,
+                connect_ms,
+                handshake_ms,
+            } => self.connect(
+                id,
+                Connect {
+                    computer,
+                    connect_ms,
+                    handshake_ms,
+                },
+            ),
+            Effect::PingComputer { id } => self.ping(id),
+            Effect::CloseComputer { id } => self.flights.unlink(id),
+            Effect::ComputerChanged { computer, state } => {
+                self.ports.computers.changed(&computer, &state);
+            }
             Effect::Deliver { id, delivery } => self.deliver(id, *delivery),
             Effect::CancelDelivery { id } => self.flights.close(id, false),
             Effect::Publish { event } => self.ports.hub.publish(*event),
@@ -392,7 +285,7 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
         let exec = self.ports.exec.clone();
         let tool = exec.start(request, sink);
         let lanes = self.lanes.clone();
-        self.spawn(id, forward_tool(id, events, lanes));
+        self.spawn(id, forward_tool(id, events, lanes, Duration::ZERO));
         self.flights.add(id, Some(turn), Work::Tool(tool));
     }
 
@@ -400,7 +293,7 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
         let (sink, events) = mpsc::channel(TOOL_BUFFER);
         let tool = self.ports.exec.adopt(turn, call_id, sink);
         let lanes = self.lanes.clone();
-        self.spawn(id, forward_tool(id, events, lanes));
+        self.spawn(id, forward_tool(id, events, lanes, Duration::ZERO));
         self.flights.add(id, Some(turn), Work::Tool(tool));
     }
 
@@ -415,8 +308,7 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
         self.flights.add(id, None, Work::Plain);
     }
 
-    fn end_unattended(&self, turns: Vec<TurnId>) {
-        let ending = self.ports.exec.end_unattended(turns);
+    pub(super) fn report_ends(&self, ending: BoxFuture<'static, EndReport>) {
         self.tracker.spawn(async move {
             let report = ending.await;
             if report.killed > 0 {
@@ -452,7 +344,11 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
     }
 
     /// Every task is tracked, and a panic in one is an input about its effect.
-    fn spawn(&self, id: EffectId, work: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+    pub(super) fn spawn(
+        &self,
+        id: EffectId,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> AbortHandle {
         let lanes = self.lanes.clone();
         let guarded = async move {
             if let Err(payload) = AssertUnwindSafe(work).catch_unwind().await {
@@ -511,7 +407,14 @@ async fn forward_stream(id: EffectId, events: &mut mpsc::Receiver<ProviderInput>
     });
 }
 
-async fn forward_tool(id: EffectId, mut events: mpsc::Receiver<ToolEvent>, lanes: Lanes) {
+/// `silence` lies between the end of its events without an answer and the word
+/// that none will come.
+pub(super) async fn forward_tool(
+    id: EffectId,
+    mut events: mpsc::Receiver<ToolEvent>,
+    lanes: Lanes,
+    silence: Duration,
+) {
     while let Some(event) = events.recv().await {
         match event {
             ToolEvent::Output {
@@ -546,6 +449,7 @@ async fn forward_tool(id: EffectId, mut events: mpsc::Receiver<ToolEvent>, lanes
             ToolEvent::Left | ToolEvent::LinkLost { .. } => return,
         }
     }
+    tokio::time::sleep(silence).await;
     lanes.urgent(Input::EffectPanicked {
         id,
         message: "the tool's runner is gone without an answer".to_owned(),

@@ -1,10 +1,12 @@
+mod made;
+
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dispatch_core::event::AgentEvent;
 use dispatch_core::ids::{ConversationId, EffectId, Epoch, Owner, Seq, Slug};
-use dispatch_core::io::{FailKind, ToolStart};
+use dispatch_core::io::FailKind;
 use dispatch_core::journal::Reader;
 use dispatch_core::store::{
     ConversationRow, Fence, Reply, Segment, StoreFault, Verb, WorkspaceRow,
@@ -14,11 +16,13 @@ use futures_util::future::BoxFuture;
 
 use super::*;
 use crate::clock::SystemClock;
+use crate::computers::NoComputers;
 use crate::exec::{EndReport, RunBounds, SweepReport, ToolEvent, ToolHandle, ToolRequest};
 use crate::net::TokioNet;
 use crate::provider::Ended;
 use crate::store::{Done, ProviderView, ReadError, ReplicaView, TurnView};
 use crate::webhook::Webhooks;
+use made::{adopt, tool};
 
 mod stuck;
 
@@ -195,6 +199,7 @@ fn rig(journal: Option<Journal>, act: impl Fn(&mut Puppet, &Input) + Send + Sync
         incarnation: 0,
     };
     let ports = Ports {
+        computers: Arc::new(NoComputers),
         store: store.clone(),
         exec: Arc::new(tools),
         providers: BTreeMap::from([("p".try_into().unwrap(), Arc::new(flood) as _)]),
@@ -285,22 +290,6 @@ fn stream(n: u64) -> Effect {
         body: Vec::new(),
         connect_ms: 1_000,
         not_after: Instant(u64::MAX),
-    }
-}
-
-fn tool(n: u64) -> Effect {
-    Effect::StartTool {
-        id: id(0, n),
-        start: Box::new(ToolStart {
-            turn: TurnId(1),
-            epoch: Epoch(1),
-            call_id: "c".into(),
-            name: "bash".into(),
-            input: "{}".into(),
-            cwd: None,
-            deadline_ms: 1_000,
-            not_after: Instant(u64::MAX),
-        }),
     }
 }
 
@@ -415,13 +404,7 @@ async fn a_panic_in_the_work_on_an_effect_is_an_input_about_it() {
                 restart: None,
             };
             puppet.effects.extend([
-                Effect::AdoptTool {
-                    id: id(0, 1),
-                    turn: TurnId(1),
-                    call_id: "c".into(),
-                    epoch: Epoch(1),
-                    not_after: Instant(u64::MAX),
-                },
+                adopt(1),
                 Effect::Store {
                     id: id(0, 2),
                     verb: park,
@@ -512,6 +495,7 @@ async fn the_driver_comes_back_when_the_machine_says_so() {
     let (told_in, mut told) = mpsc::unbounded_channel();
     let clock = Arc::new(Simulated(tokio::time::Instant::now()));
     let ports = Ports {
+        computers: Arc::new(NoComputers),
         store: Arc::new(Held::default()),
         exec: Arc::new(Tools::default()),
         providers: BTreeMap::new(),

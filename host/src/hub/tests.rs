@@ -94,6 +94,7 @@ impl Store for Log {
             provider: "p".try_into().unwrap(),
             model: "m".into(),
             cwd: None,
+            computer: None,
             last_seq: self.last(),
             turn: None,
             epoch: Epoch(0),

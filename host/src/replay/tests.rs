@@ -56,6 +56,7 @@ fn live(journal: &mut Journal, start: &Start, twist: Twist) {
         model: None,
         message: "hello".into(),
         cwd: None,
+        computer: None,
         idempotency: None,
     };
     let mut inbox = vec![Input::Command {

@@ -21,9 +21,9 @@ use russh::{MethodKind, MethodSet};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::fault::{SshFault, SshFaultKind, visible};
 use super::session::{Down, Stage, Watcher, lost};
 use super::settings::{AgentSocket, ComputerSettings};
+use dispatch_core::computer::{SshFault, SshFaultKind, visible};
 
 /// An agent lists its keys at once, or is taken for none. Signing may wait for
 /// somebody to touch a token, up to the handshake's own deadline.

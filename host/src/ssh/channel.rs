@@ -8,10 +8,10 @@ use russh::{Channel, ChannelMsg, ChannelOpenFailure, ChannelReadHalf, ChannelWri
 use russh_sftp::client::{Config as SftpConfig, SftpSession};
 use tokio_util::sync::CancellationToken;
 
-use super::fault::{SshFault, SshFaultKind};
 use super::link::{ExecDone, LinkError, MAX_EXEC_BYTES};
 use super::session::{Down, Watcher, lost};
 use super::socket::SftpStream;
+use dispatch_core::computer::{SshFault, SshFaultKind};
 
 /// What a link's commands and files share.
 pub(super) struct Shared {

@@ -12,7 +12,6 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::channel::{self, Shared, detached};
-use super::fault::{SshFault, SshFaultKind};
 use super::known_hosts::HostKeys;
 use super::link::{ExecDone, Link, LinkError};
 use super::session::{self, Down, lost, through};
@@ -20,6 +19,7 @@ use super::settings::{ComputerSettings, Route};
 use super::socket::{Duplex, ProxyPipes};
 use crate::exec::env::scrub;
 use crate::net::{DnsError, Net};
+use dispatch_core::computer::{SshFault, SshFaultKind};
 
 /// How long a link may take to come about (T10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,8 +274,8 @@ impl SshLink {
     }
 
     /// Ends the link at once, whoever still holds it.
-    pub fn cut(&self) {
-        self.give_up("it was closed here");
+    pub fn cut(&self, why: &str) {
+        self.give_up(why);
     }
 
     /// Ends the link in good manners. Comes back when nothing is left of it, in

@@ -9,11 +9,11 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::config_file::ConfigFile;
-use super::fault::{SshFault, SshFaultKind};
 use super::known_hosts;
 use super::pattern::{fits, is_pattern};
 use super::settings::{AgentSocket, ComputerSettings, Route};
 use crate::exec::env::scrub;
+use dispatch_core::computer::{SshFault, SshFaultKind};
 
 /// Well-known hosts that let one in and run nothing: people have them in their
 /// known hosts for git's sake.

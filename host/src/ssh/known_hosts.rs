@@ -19,9 +19,9 @@ use sha1::Sha1;
 
 use crate::panics::locked;
 
-use super::fault::{SshFault, SshFaultKind};
 use super::pattern;
 use super::settings::ComputerSettings;
+use dispatch_core::computer::{SshFault, SshFaultKind};
 
 /// The name of our own file in the data directory.
 const OWN_FILE: &str = "known_hosts";

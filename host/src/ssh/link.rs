@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use russh_sftp::client::SftpSession;
 
-use super::fault::SshFault;
+use dispatch_core::computer::SshFault;
 
 /// Most bytes that are kept of a command's output, and of its error output.
 pub const MAX_EXEC_BYTES: usize = 1024 * 1024;

@@ -19,7 +19,6 @@ mod channel;
 mod client;
 mod computers;
 mod config_file;
-mod fault;
 mod known_hosts;
 mod link;
 mod pattern;
@@ -30,7 +29,7 @@ mod socket;
 
 pub use client::{SshLimits, SshLink, connect};
 pub use computers::{Computer, ComputerSource, Computers, DEFAULT_REJECT};
-pub use fault::{SshFault, SshFaultKind};
+pub use dispatch_core::computer::{SshFault, SshFaultKind};
 pub use known_hosts::HostKeys;
 pub use link::{ExecDone, Link, LinkError, MAX_EXEC_BYTES};
 pub use port::SshComputers;

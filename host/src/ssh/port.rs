@@ -24,6 +24,8 @@ use crate::panics::locked;
 
 /// Far beyond the core's own deadline for an answer: for a core that is gone.
 const PING: Duration = Duration::from_secs(60);
+/// Events of one call that may wait.
+const CALL_BUFFER: usize = 4;
 
 /// The computers of the user who runs the server, over SSH.
 #[derive(Debug)]
@@ -89,7 +91,9 @@ impl<N: Net> Computers for SshComputers<N> {
             Some(fault) if told.as_ref() != Some(fault) => {
                 tracing::warn!(%computer, link = ?state.link, error = fault.message, "a computer has failed");
             }
-            Some(_) | None => tracing::debug!(%computer, link = ?state.link, "a computer has changed"),
+            Some(_) | None => {
+                tracing::debug!(%computer, link = ?state.link, "a computer has changed")
+            }
         }
     }
 }
@@ -138,7 +142,7 @@ struct CutOnDrop(Arc<SshLink>);
 
 impl Drop for CutOnDrop {
     fn drop(&mut self) {
-        self.0.cut();
+        self.0.cut("it was closed here");
     }
 }
 
@@ -155,6 +159,27 @@ impl OverSsh {
     /// What runs over it; nothing runs over one that is not open, or no longer.
     fn link(&self) -> Option<Arc<SshLink>> {
         self.open.borrow().clone()
+    }
+
+    /// Where a call that cannot be heard over a link tells so, that link is of no
+    /// more use, however well it seems: the pool goes on over the next one.
+    fn heard(
+        &self,
+        link: Arc<SshLink>,
+        events: mpsc::Sender<ToolEvent>,
+    ) -> mpsc::Sender<ToolEvent> {
+        let (sink, mut told) = mpsc::channel(CALL_BUFFER);
+        self.tracker.spawn(async move {
+            while let Some(event) = told.recv().await {
+                if let ToolEvent::LinkLost { cause } = &event {
+                    link.cut(cause);
+                }
+                if events.send(event).await.is_err() {
+                    return;
+                }
+            }
+        });
+        sink
     }
 }
 
@@ -188,6 +213,7 @@ impl Link for OverSsh {
             cwd: start.cwd.map(PathBuf::from).unwrap_or_default(),
             deadline_ms: start.deadline_ms,
         };
+        let events = self.heard(link.clone(), events);
         self.exec.start(link, request, start.attempt, events)
     }
 
@@ -201,6 +227,7 @@ impl Link for OverSsh {
             epoch: adopt.started,
             attempt: adopt.attempt,
         };
+        let events = self.heard(link.clone(), events);
         self.exec.adopt(link, call, adopt.shown_bytes, events)
     }
 

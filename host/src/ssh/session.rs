@@ -14,11 +14,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::auth;
 use super::client::SshLink;
-use super::fault::{SshFault, SshFaultKind};
 use super::known_hosts::KnownKeys;
 use super::settings::ComputerSettings;
 use super::socket::{Duplex, Socket};
 use crate::panics::locked;
+use dispatch_core::computer::{SshFault, SshFaultKind};
 
 /// How long the end of a session may take to reach whoever saw its effect.
 const GRACE: Duration = Duration::from_millis(500);

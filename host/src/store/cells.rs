@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use dispatch_core::event::AgentEvent;
-use dispatch_core::ids::TurnId;
+use dispatch_core::ids::{ComputerId, TurnId};
 use dispatch_core::store::{
     CallRow, CallState, ConversationRow, ItemRow, KeyRow, ProviderRow, ReplicaRow, Segment,
     TurnRow, TurnState, WorkspaceRow,
@@ -125,6 +125,10 @@ fn opt_text(value: Option<&String>) -> Cell<'_> {
     value.map_or(Cell::Null, |value| text(value))
 }
 
+fn computer(id: Option<&ComputerId>) -> Cell<'_> {
+    id.map_or(Cell::Null, |id| name(id.as_str()))
+}
+
 fn state_code(state: TurnState) -> Cell<'static> {
     Cell::Int(match state {
         TurnState::Blocked => 0,
@@ -150,6 +154,7 @@ pub(super) fn conversation(row: &ConversationRow) -> Vec<Cell<'_>> {
         opt(row.turn, turn_id),
         ordered(row.epoch.0),
         ordered(row.next_ordinal),
+        computer(row.computer.as_ref()),
     ]
 }
 
@@ -199,6 +204,7 @@ pub(super) fn turn(row: &TurnRow, now: Timestamp) -> Vec<Cell<'_>> {
         bits(row.usage.cached_tokens),
         bits(row.usage.reasoning_tokens),
         row.bound.as_deref().map_or(Cell::Null, name),
+        computer(row.computer.as_ref()),
     ]
 }
 
@@ -242,6 +248,7 @@ pub(super) fn workspace(row: &WorkspaceRow) -> Vec<Cell<'_>> {
         flag(row.starred),
         opt_text(row.cwd.as_ref()),
         at(row.created_at),
+        computer(row.computer.as_ref()),
     ]
 }
 

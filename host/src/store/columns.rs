@@ -2,7 +2,7 @@
 
 use dispatch_core::admission::{Head, WaiterKey};
 use dispatch_core::event::{AgentEvent, EventBody};
-use dispatch_core::ids::{ConversationId, Epoch, Owner, ProviderId, Slug, TurnId};
+use dispatch_core::ids::{ComputerId, ConversationId, Epoch, Owner, ProviderId, Slug, TurnId};
 use dispatch_core::store::{
     AbortRequest, CallRow, CallState, ConversationRow, Failure, ItemRow, KeyRow, ProviderRow,
     ReplicaRow, RetryState, Segment, Timing, TurnRow, TurnState, WorkspaceRow,
@@ -157,7 +157,17 @@ impl<'r> Columns<'r> {
                 reasoning_tokens: self.bits()?,
             },
             bound: self.opt_text()?.map(Into::into),
+            computer: self.computer()?,
         })
+    }
+
+    fn computer(&mut self) -> Result<Option<ComputerId>, Fault> {
+        let Some(text) = self.opt_text()? else {
+            return Ok(None);
+        };
+        let id = ComputerId::try_from(text.as_str());
+        id.map(Some)
+            .map_err(|bad| self.bad(format!("is no computer: {bad}")))
     }
 
     fn key(&mut self) -> Result<WaiterKey, Fault> {
@@ -239,6 +249,7 @@ impl<'r> Columns<'r> {
             turn: self.opt_turn()?,
             epoch: Epoch(self.ordered()?),
             next_ordinal: self.ordered()?,
+            computer: self.computer()?,
         })
     }
 
@@ -250,6 +261,7 @@ impl<'r> Columns<'r> {
             starred: matches!(self.value()?, Value::Int(1)),
             cwd: self.opt_text()?,
             created_at: self.at()?,
+            computer: self.computer()?,
         })
     }
 

@@ -63,14 +63,14 @@ pub(super) trait Tables {
 pub(super) fn dump(tables: &mut impl Tables) -> Result<Dump, Fault> {
     let mut dump = Dump::default();
     let select = "SELECT id, workspace, title, created_at, last_activity_at, provider, model, \
-        cwd, last_seq, turn, epoch, next_ordinal FROM conversations";
+        cwd, last_seq, turn, epoch, next_ordinal, computer FROM conversations";
     for row in tables.all(select, |mut row| row.conversation())? {
         dump.conversations.insert(row.id.clone(), row);
     }
     for row in tables.all_turns()? {
         dump.turns.insert(row.turn, row);
     }
-    let select = "SELECT slug, title, starred, cwd, created_at FROM workspaces";
+    let select = "SELECT slug, title, starred, cwd, created_at, computer FROM workspaces";
     for row in tables.all(select, |mut row| row.workspace())? {
         dump.workspaces.insert(row.slug.clone(), row);
     }

@@ -111,6 +111,7 @@ pub(super) fn command(u: &mut Unstructured<'_>) -> Result<Command> {
             },
             message: text(u)?,
             cwd: if u.ratio(1, 8)? { Some(text(u)?) } else { None },
+            computer: None,
             idempotency: if u.ratio(1, 4)? {
                 Some((text(u)?, u64::from(u.int_in_range(0..=1u8)?)))
             } else {
@@ -127,6 +128,7 @@ pub(super) fn command(u: &mut Unstructured<'_>) -> Result<Command> {
             slug: slug(u)?,
             title: maybe(u, text)?,
             cwd: maybe(u, text)?,
+            computer: None,
         },
         9 | 10 => Command::Star {
             slug: slug(u)?,

@@ -218,6 +218,10 @@ impl Watched {
             | Effect::LeaveTool { .. }
             | Effect::FindUnattended { .. }
             | Effect::EndUnattended { .. }
+            | Effect::ConnectComputer { .. }
+            | Effect::PingComputer { .. }
+            | Effect::CloseComputer { .. }
+            | Effect::ComputerChanged { .. }
             | Effect::Deliver { .. }
             | Effect::CancelDelivery { .. }
             | Effect::Publish { .. }

@@ -56,7 +56,10 @@ impl Oracle for AcceptedOnce {
                 | Answer::AbortRequested { .. }
                 | Answer::NotFound
                 | Answer::Workspace(_)
-                | Answer::Set => Breach::new("an answer to a submission", format!("{answer:?}")),
+                | Answer::Set
+                | Answer::Tested(_) => {
+                    Breach::new("an answer to a submission", format!("{answer:?}"))
+                }
             },
             _ => Ok(()),
         }

@@ -108,6 +108,7 @@ async fn star(ring: &Ring, slug: Slug, starred: bool) {
         slug: slug.clone(),
         title: None,
         cwd: None,
+        computer: None,
     };
     ring.ask(put).await;
     ring.ask(Command::Star { slug, starred }).await;
@@ -201,6 +202,7 @@ impl Ring {
             model: Some(format!("{provider}/model-1")),
             message: Script::message(token),
             cwd: None,
+            computer: None,
             idempotency: message
                 .keyed
                 .then(|| (format!("key-{token}"), u64::from(token))),

@@ -255,15 +255,10 @@ impl Driver {
                     self.ring.kill_tool(*run);
                 }
             }
-            Effect::AdoptTool {
-                id,
-                turn,
-                call_id,
-                epoch,
-                not_after,
-            } => {
-                if self.clock.now(self.ring.at()).mono <= not_after {
-                    let (call, lane) = ((turn, call_id), &self.lanes.urgent);
+            Effect::AdoptTool { id, adopt } => {
+                if self.clock.now(self.ring.at()).mono <= adopt.not_after {
+                    let (call, lane) = ((adopt.turn, adopt.call_id), &self.lanes.urgent);
+                    let epoch = adopt.epoch;
                     let running = self.ring.adopt_tool(self.replica, id, call, epoch, lane);
                     self.tools.extend(running.map(|run| (id, run)));
                 }
@@ -273,12 +268,12 @@ impl Driver {
                     self.ring.leave_tool(run);
                 }
             }
-            Effect::FindUnattended { id } => {
+            Effect::FindUnattended { id, .. } => {
                 let turns = self.ring.unattended(self.replica);
                 let input = Input::Unattended { id, turns };
                 let _ = self.lanes.urgent.send(Urgent::Input(input));
             }
-            Effect::EndUnattended { turns } => self.ring.end_unattended(self.replica, &turns),
+            Effect::EndUnattended { turns, .. } => self.ring.end_unattended(self.replica, &turns),
             Effect::Publish { event } => {
                 self.ring.tell(&Fact::Published {
                     replica: self.replica,
@@ -292,6 +287,11 @@ impl Driver {
             Effect::Ready { .. } => self.fresh_bytes = packed(&self.core).len(),
             // Nobody is told of anything in this ring.
             Effect::Deliver { .. } | Effect::CancelDelivery { .. } => {}
+            // Nobody names another computer in this ring.
+            Effect::ConnectComputer { .. }
+            | Effect::PingComputer { .. }
+            | Effect::CloseComputer { .. }
+            | Effect::ComputerChanged { .. } => {}
             // A hint, and here each is lost.
             Effect::Nudge { .. } => {}
             Effect::Trace { .. } | Effect::Drained => {}

@@ -90,18 +90,12 @@ impl Builder {
                     ..draft
                 });
             }
-            Effect::AdoptTool {
-                id,
-                turn,
-                call_id,
-                epoch,
-                not_after: _,
-            } => {
+            Effect::AdoptTool { id, adopt } => {
                 let lane = self.lane(LaneKind::Computer, &place.node);
-                let detail = format!("{call_id} under epoch {}", epoch.0);
+                let detail = format!("{} under epoch {}", adopt.call_id, adopt.epoch.0);
                 let draft = Draft::new(at, Kind::Tool, lane, "look for an earlier run");
-                let going = Going::Tool(call_id.clone());
-                self.go(replica, &place, *id, Some(*turn), going, draft, detail);
+                let going = Going::Tool(adopt.call_id.clone());
+                self.go(replica, &place, *id, Some(adopt.turn), going, draft, detail);
             }
             Effect::LeaveTool { id } => {
                 let draft = self.back(at, replica, &place, *id, Kind::Tool);
@@ -114,7 +108,11 @@ impl Builder {
                 });
             }
             Effect::FindUnattended { .. } => {}
-            Effect::EndUnattended { turns } => {
+            Effect::ConnectComputer { .. }
+            | Effect::PingComputer { .. }
+            | Effect::CloseComputer { .. }
+            | Effect::ComputerChanged { .. } => {}
+            Effect::EndUnattended { turns, .. } => {
                 let lane = self.lane(LaneKind::Computer, &place.node);
                 self.add(Draft {
                     from: Some(place.lane),
@@ -179,6 +177,7 @@ impl Builder {
                     | Answer::NotFound
                     | Answer::Workspace(_)
                     | Answer::Set
+                    | Answer::Tested(_)
                     | Answer::Unconfirmed
                     | Answer::ShuttingDown => None,
                 };

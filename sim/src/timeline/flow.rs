@@ -124,6 +124,26 @@ impl Builder {
                 }
                 n
             }
+            Input::ComputerUp { id } => {
+                let draft = self.back(at, replica, place, *id, Kind::Tool);
+                self.add(Draft {
+                    title: "link open".to_owned(),
+                    ..draft
+                })
+            }
+            Input::ComputerDown { id, fault } => {
+                let draft = self.back(at, replica, place, *id, Kind::Fault);
+                self.flights.remove(&(replica, place.life, *id));
+                self.add(Draft {
+                    title: format!("link down: {}", fault.kind.code()),
+                    detail: cut(&fault.message, DETAIL_CHARS),
+                    ..draft
+                })
+            }
+            Input::ComputerAlive { .. } => self.add(Draft {
+                quiet: Some(Kind::Poll),
+                ..Draft::new(at, Kind::Tool, place.lane, "link alive")
+            }),
             Input::DeliveryDone { id, outcome } => {
                 let draft = self.back(at, replica, place, *id, Kind::Client);
                 let (title, detail) = match outcome {
@@ -369,6 +389,9 @@ fn turn_of_wake(wake: &Wake) -> Option<TurnId> {
         | Wake::CheckpointDue
         | Wake::DrainDue
         | Wake::AuditDue
-        | Wake::OutboxDue => None,
+        | Wake::OutboxDue
+        | Wake::LinkDue(_)
+        | Wake::JobDue(..)
+        | Wake::TestDue(..) => None,
     }
 }

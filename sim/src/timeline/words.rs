@@ -14,6 +14,7 @@ pub(super) fn command(command: &Command) -> &'static str {
         Command::Star { starred: true, .. } => "star",
         Command::Star { starred: false, .. } => "unstar",
         Command::SetLimit { .. } => "set limit",
+        Command::TestComputer { .. } => "test computer",
     }
 }
 
@@ -28,6 +29,8 @@ pub(super) fn answer(answer: &Answer) -> &'static str {
         Answer::NotFound => "not found",
         Answer::Workspace(_) => "workspace",
         Answer::Set => "set",
+        Answer::Tested(Ok(())) => "reached",
+        Answer::Tested(Err(_)) => "not reached",
         Answer::Unconfirmed => "unconfirmed",
         Answer::ShuttingDown => "shutting down",
     }
@@ -101,6 +104,9 @@ pub(super) fn wake(wake: &Wake) -> &'static str {
         Wake::AuditDue => "audit-due",
         Wake::OutboxDue => "outbox-due",
         Wake::DeliveryDue(..) => "delivery-due",
+        Wake::LinkDue(_) => "link-due",
+        Wake::JobDue(..) => "job-due",
+        Wake::TestDue(..) => "test-due",
     }
 }
 

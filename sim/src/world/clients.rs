@@ -90,6 +90,7 @@ impl World<'_> {
                     slug: slug.clone(),
                     title: None,
                     cwd: None,
+                    computer: None,
                 };
                 self.command(None, command);
                 self.star(slug, starred);
@@ -117,6 +118,7 @@ impl World<'_> {
             model: Some(format!("{provider}/model-1")),
             message: Script::message(token),
             cwd: None,
+            computer: None,
             idempotency: message
                 .keyed
                 .then(|| (format!("key-{token}"), u64::from(token))),

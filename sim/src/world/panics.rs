@@ -30,6 +30,9 @@ impl World<'_> {
             | Input::Command { .. }
             | Input::Adopted { .. }
             | Input::Unattended { .. }
+            | Input::ComputerUp { .. }
+            | Input::ComputerDown { .. }
+            | Input::ComputerAlive { .. }
             | Input::DeliveryDone { .. }
             | Input::EffectPanicked { .. }
             | Input::Nudged

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dispatch_core::Dispatcher;
+use dispatch_core::computer::{SshFault, SshFaultKind};
 use dispatch_core::config::{Config, OnCut, Provider};
 use dispatch_core::ids::{EffectId, Epoch, Owner, ProviderId, TurnId};
 use dispatch_core::io::{Effect, Input};
@@ -331,20 +332,25 @@ impl World<'_> {
                 }
             }
             Effect::KillTool { id } => self.kill_tool(replica, id),
-            Effect::AdoptTool {
-                id,
-                turn,
-                call_id,
-                epoch,
-                not_after,
-            } => {
-                if self.is_in_time(replica, not_after) {
-                    self.adopt_tool(replica, id, turn, call_id, epoch);
+            Effect::AdoptTool { id, adopt } => {
+                if self.is_in_time(replica, adopt.not_after) {
+                    self.adopt_tool(replica, id, *adopt);
                 }
             }
             Effect::LeaveTool { id } => self.leave_tool(replica, id),
-            Effect::FindUnattended { id } => self.find_unattended(replica, id),
-            Effect::EndUnattended { turns } => self.end_unattended(replica, &turns),
+            Effect::FindUnattended { id, .. } => self.find_unattended(replica, id),
+            Effect::EndUnattended { turns, .. } => self.end_unattended(replica, &turns),
+            Effect::ConnectComputer { id, .. } => {
+                let life = self.replicas[replica].life;
+                let fault = SshFault {
+                    kind: SshFaultKind::Config,
+                    message: "nobody reaches it".to_owned(),
+                };
+                self.send(1_000, replica, life, Input::ComputerDown { id, fault });
+            }
+            Effect::PingComputer { .. }
+            | Effect::CloseComputer { .. }
+            | Effect::ComputerChanged { .. } => {}
             Effect::Deliver { id, delivery } => self.post(replica, id, *delivery),
             Effect::CancelDelivery { id } => self.cancel_post(replica, id),
             Effect::Publish { event } => self.publish(replica, *event),

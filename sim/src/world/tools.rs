@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dispatch_core::config::Deadlines;
 use dispatch_core::event::OutputStream;
 use dispatch_core::ids::{EffectId, Epoch, TurnId};
-use dispatch_core::io::{Found, Input, ToolEnd, ToolStart};
+use dispatch_core::io::{Found, Input, ToolAdopt, ToolEnd, ToolStart};
 use dispatch_core::tools::READ;
 
 use super::{Event, World};
@@ -240,14 +240,13 @@ impl World<'_> {
 
     /// The effect is carried out at once, as a look at a disk is; its answer
     /// takes a moment.
-    pub(super) fn adopt_tool(
-        &mut self,
-        replica: usize,
-        id: EffectId,
-        turn: TurnId,
-        call_id: String,
-        epoch: Epoch,
-    ) {
+    pub(super) fn adopt_tool(&mut self, replica: usize, id: EffectId, adopt: ToolAdopt) {
+        let ToolAdopt {
+            turn,
+            call_id,
+            epoch,
+            ..
+        } = adopt;
         let life = self.replicas[replica].life;
         let directory = self
             .runs

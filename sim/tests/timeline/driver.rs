@@ -71,6 +71,7 @@ impl Run {
             model: None,
             message: message.to_owned(),
             cwd: None,
+            computer: None,
             idempotency: None,
         })));
     }
@@ -173,6 +174,10 @@ impl Run {
                 | Effect::LeaveTool { .. }
                 | Effect::FindUnattended { .. }
                 | Effect::EndUnattended { .. }
+                | Effect::ConnectComputer { .. }
+                | Effect::PingComputer { .. }
+                | Effect::CloseComputer { .. }
+                | Effect::ComputerChanged { .. }
                 | Effect::Deliver { .. }
                 | Effect::CancelDelivery { .. }
                 | Effect::Publish { .. }

@@ -13,6 +13,7 @@ const MIGRATIONS: [&str; FORMAT as usize] = [
     include_str!("outbox.sql"),
     include_str!("nodes.sql"),
     include_str!("lives.sql"),
+    include_str!("computers.sql"),
 ];
 
 /// Of all replicas only one migrates; the number means nothing.

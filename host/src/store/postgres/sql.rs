@@ -18,7 +18,7 @@ macro_rules! turn_columns {
          t.retry_attempt, t.retry_sum_ms, t.retry_first_at, t.retry_message, t.retry_code, \
          t.retry_cause, t.resumes, t.abort_by, t.abort_reason, t.abort_at, t.accepted_at, \
          t.since, t.queue_ms, t.backoff_ms, t.model_ms, t.tool_ms, t.input_tokens, \
-         t.output_tokens, t.cached_tokens, t.reasoning_tokens, t.bound"
+         t.output_tokens, t.cached_tokens, t.reasoning_tokens, t.bound, t.computer"
     };
 }
 
@@ -29,22 +29,22 @@ macro_rules! turn_names {
          restarts_empty, restarts_cut, retry_attempt, retry_sum_ms, retry_first_at, \
          retry_message, retry_code, retry_cause, resumes, abort_by, abort_reason, abort_at, \
          accepted_at, since, queue_ms, backoff_ms, model_ms, tool_ms, input_tokens, \
-         output_tokens, cached_tokens, reasoning_tokens, bound"
+         output_tokens, cached_tokens, reasoning_tokens, bound, computer"
     };
 }
 
-macro_rules! forty_one {
+macro_rules! forty_two {
     () => {
         "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
          $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, \
-         $37, $38, $39, $40, $41"
+         $37, $38, $39, $40, $41, $42"
     };
 }
 
 macro_rules! conversation_columns {
     () => {
         "c.id, c.workspace, c.title, c.created_at, c.last_activity_at, c.provider, c.model, \
-         c.cwd, c.last_seq, c.turn, c.epoch, c.next_ordinal"
+         c.cwd, c.last_seq, c.turn, c.epoch, c.next_ordinal, c.computer"
     };
 }
 
@@ -62,11 +62,11 @@ statements! {
     CONVERSATION_LOCKED = concat!("SELECT ", conversation_columns!(),
         " FROM conversations c WHERE c.id = $1 FOR NO KEY UPDATE");
     INSERT_CONVERSATION = "INSERT INTO conversations (id, workspace, title, created_at, last_activity_at, \
-        provider, model, cwd, last_seq, turn, epoch, next_ordinal) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+        provider, model, cwd, last_seq, turn, epoch, next_ordinal, computer) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
     UPDATE_CONVERSATION = "UPDATE conversations SET (id, workspace, title, created_at, last_activity_at, \
-        provider, model, cwd, last_seq, turn, epoch, next_ordinal) \
-        = ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) WHERE id = $1";
+        provider, model, cwd, last_seq, turn, epoch, next_ordinal, computer) \
+        = ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) WHERE id = $1";
 
     /// The conversation first: whoever locks both, locks in that order.
     TURN_LOCKED = concat!("SELECT ", turn_columns!(), ", ", conversation_columns!(),
@@ -79,8 +79,8 @@ statements! {
         ORDER BY t.turn FOR NO KEY UPDATE OF c, t");
     TURNS = concat!("SELECT ", turn_columns!(), ", ", conversation_columns!(),
         " FROM turns t JOIN conversations c ON c.id = t.conversation WHERE t.turn = ANY($1)");
-    INSERT_TURN = concat!("INSERT INTO turns (", turn_names!(), ") VALUES (", forty_one!(), ")");
-    UPDATE_TURN = concat!("UPDATE turns SET (", turn_names!(), ") = (", forty_one!(), ") WHERE turn = $2");
+    INSERT_TURN = concat!("INSERT INTO turns (", turn_names!(), ") VALUES (", forty_two!(), ")");
+    UPDATE_TURN = concat!("UPDATE turns SET (", turn_names!(), ") = (", forty_two!(), ") WHERE turn = $2");
     OPEN_TURNS_OF = "SELECT turn FROM turns WHERE conversation = $1 AND state <> 4 ORDER BY ordinal";
     OPEN_TURNS_IN = "SELECT t.turn FROM turns t JOIN conversations c ON c.id = t.conversation \
         WHERE t.state <> 4 AND c.workspace = $1 ORDER BY t.turn";
@@ -135,17 +135,17 @@ statements! {
         = ($1, $2, $3, $4, $5, $6, $7, $8) WHERE node = $1";
     STRANDED = "SELECT turn FROM turns WHERE state = 1 AND bound IS NOT NULL AND bound = $1 \
         ORDER BY turn LIMIT 1";
-    WORKSPACE = "SELECT slug, title, starred, cwd, created_at FROM workspaces WHERE slug = $1";
-    WORKSPACE_SHARED = "SELECT slug, title, starred, cwd, created_at FROM workspaces WHERE slug = $1 FOR SHARE";
-    WORKSPACE_LOCKED = "SELECT slug, title, starred, cwd, created_at FROM workspaces WHERE slug = $1 \
+    WORKSPACE = "SELECT slug, title, starred, cwd, created_at, computer FROM workspaces WHERE slug = $1";
+    WORKSPACE_SHARED = "SELECT slug, title, starred, cwd, created_at, computer FROM workspaces WHERE slug = $1 FOR SHARE";
+    WORKSPACE_LOCKED = "SELECT slug, title, starred, cwd, created_at, computer FROM workspaces WHERE slug = $1 \
         FOR NO KEY UPDATE";
     /// Before its conversation: a star locks the workspace first, and then what is in it.
     WORKSPACE_OF_ACCEPT = "SELECT slug FROM workspaces WHERE slug = \
         COALESCE((SELECT workspace FROM conversations WHERE id = $1), $2) FOR SHARE";
-    INSERT_WORKSPACE = "INSERT INTO workspaces (slug, title, starred, cwd, created_at) \
-        VALUES ($1, $2, $3, $4, $5)";
-    UPDATE_WORKSPACE = "UPDATE workspaces SET (slug, title, starred, cwd, created_at) \
-        = ($1, $2, $3, $4, $5) WHERE slug = $1";
+    INSERT_WORKSPACE = "INSERT INTO workspaces (slug, title, starred, cwd, created_at, computer) \
+        VALUES ($1, $2, $3, $4, $5, $6)";
+    UPDATE_WORKSPACE = "UPDATE workspaces SET (slug, title, starred, cwd, created_at, computer) \
+        = ($1, $2, $3, $4, $5, $6) WHERE slug = $1";
     KEY = "SELECT digest, turn FROM keys WHERE key = $1";
     /// A second holder of the same key fails, and is then told of the first.
     PUT_KEY = "INSERT INTO keys (key, digest, turn) VALUES ($1, $2, $3)";

@@ -21,6 +21,7 @@ const MIGRATIONS: [&str; FORMAT as usize] = [
     include_str!("outbox.sql"),
     include_str!("nodes.sql"),
     include_str!("lives.sql"),
+    include_str!("computers.sql"),
 ];
 
 /// How long a statement waits for another program that has the file locked.

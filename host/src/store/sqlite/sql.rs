@@ -92,7 +92,9 @@ macro_rules! turn_columns {
             $prefix,
             "reasoning_tokens, ",
             $prefix,
-            "bound"
+            "bound, ",
+            $prefix,
+            "computer"
         )
     };
 }
@@ -106,15 +108,15 @@ macro_rules! delivery_columns {
 
 statements! {
     CONVERSATION = "SELECT id, workspace, title, created_at, last_activity_at, provider, model, cwd, \
-        last_seq, turn, epoch, next_ordinal FROM conversations WHERE id = ?1";
+        last_seq, turn, epoch, next_ordinal, computer FROM conversations WHERE id = ?1";
     PUT_CONVERSATION = "REPLACE INTO conversations (id, workspace, title, created_at, last_activity_at, \
-        provider, model, cwd, last_seq, turn, epoch, next_ordinal) \
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+        provider, model, cwd, last_seq, turn, epoch, next_ordinal, computer) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
 
     TURN = concat!("SELECT ", turn_columns!(""), " FROM turns WHERE turn = ?1");
     PUT_TURN = concat!("REPLACE INTO turns (waiting, ", turn_columns!(""), ") VALUES (?1, ?2, ?3, ?4, ?5, \
         ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, \
-        ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36, ?37, ?38, ?39, ?40, ?41)");
+        ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36, ?37, ?38, ?39, ?40, ?41, ?42)");
     OPEN_TURNS_OF = "SELECT turn FROM turns WHERE conversation = ?1 AND state <> 4 ORDER BY ordinal";
     /// Walks the open turns, which O5 bounds, not the conversations, which nothing does.
     OPEN_TURNS_IN = "SELECT t.turn FROM turns t INDEXED BY turns_open CROSS JOIN conversations c \
@@ -162,9 +164,9 @@ statements! {
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
     STRANDED = "SELECT turn FROM turns INDEXED BY turns_bound \
         WHERE state = 1 AND bound IS NOT NULL AND bound = ?1 ORDER BY turn LIMIT 1";
-    WORKSPACE = "SELECT slug, title, starred, cwd, created_at FROM workspaces WHERE slug = ?1";
-    PUT_WORKSPACE = "REPLACE INTO workspaces (slug, title, starred, cwd, created_at) \
-        VALUES (?1, ?2, ?3, ?4, ?5)";
+    WORKSPACE = "SELECT slug, title, starred, cwd, created_at, computer FROM workspaces WHERE slug = ?1";
+    PUT_WORKSPACE = "REPLACE INTO workspaces (slug, title, starred, cwd, created_at, computer) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     KEY = "SELECT digest, turn FROM keys WHERE key = ?1";
     PUT_KEY = "REPLACE INTO keys (key, digest, turn) VALUES (?1, ?2, ?3)";
 

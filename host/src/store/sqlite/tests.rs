@@ -111,6 +111,7 @@ fn accepting(turn: u128) -> Accept {
         default_model: (alpha(), "m".to_owned()),
         message: "hello".to_owned(),
         cwd: None,
+        computer: None,
         idempotency: None,
         configured: vec![alpha()],
         max_open_turns: 1_000,

@@ -191,8 +191,8 @@ impl World {
                 self.tools.retain(|run| *run != id);
                 self.adopts.retain(|run| *run != id);
             }
-            Effect::FindUnattended { id } => self.looks = Vec::from([id]),
-            Effect::EndUnattended { turns } => {
+            Effect::FindUnattended { id, .. } => self.looks = Vec::from([id]),
+            Effect::EndUnattended { turns, .. } => {
                 let rows = &self.model.turns;
                 let is_over = |turn: &TurnId| {
                     let row = rows.get(turn);
@@ -206,7 +206,13 @@ impl World {
             Effect::Deliver { .. } | Effect::CancelDelivery { .. } => {
                 unreachable!("nobody is to be told")
             }
-            Effect::Wake { .. }
+            Effect::ConnectComputer { .. }
+            | Effect::PingComputer { .. }
+            | Effect::CloseComputer { .. } => {
+                unreachable!("nobody names a computer")
+            }
+            Effect::ComputerChanged { .. }
+            | Effect::Wake { .. }
             | Effect::Nudge { .. }
             | Effect::Trace { .. }
             | Effect::Ready { .. } => {}
@@ -547,6 +553,9 @@ fn ended_by(input: &Input) -> [Option<EffectId>; 3] {
         | Input::ProviderBytes { .. }
         | Input::ToolOutput { .. }
         | Input::Adopted { .. }
+        | Input::ComputerUp { .. }
+        | Input::ComputerDown { .. }
+        | Input::ComputerAlive { .. }
         | Input::DeliveryDone { .. }
         | Input::Nudged
         | Input::Shutdown => [None; 3],

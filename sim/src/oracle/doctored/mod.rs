@@ -210,6 +210,7 @@ fn row(turn: u128, state: TurnState, epoch: u64) -> TurnRow {
         resumes: 0,
         abort: None,
         bound: None,
+        computer: None,
         accepted_at: Timestamp(0),
         since: Timestamp(0),
         timing: Default::default(),

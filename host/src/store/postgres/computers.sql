@@ -1,0 +1,9 @@
+-- Format 5: the computers that tools run on. Nothing is "here". A build that does
+-- not know of this may run beside: it runs every tool on its own computer, so name
+-- none before each replica runs a newer build.
+
+ALTER TABLE workspaces ADD COLUMN computer TEXT;
+ALTER TABLE conversations ADD COLUMN computer TEXT;
+ALTER TABLE turns ADD COLUMN computer TEXT;
+
+UPDATE meta SET format = 5;
