@@ -52,6 +52,22 @@ impl Running {
     }
 }
 
+/// A stopped process: nobody else would end it, should the test fail.
+struct Stopped(u32);
+
+impl Stopped {
+    fn new(pid: u32) -> Stopped {
+        kill_process(pid_of(pid), Signal::STOP).unwrap();
+        Stopped(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        kill_process(pid_of(self.0), Signal::KILL).ok();
+    }
+}
+
 #[tokio::test]
 async fn s4_nobody_listening_is_told_at_once() {
     let mut yard = Yard::new();
@@ -191,7 +207,7 @@ async fn s4_a_stopped_session_does_not_answer_and_is_given_up() {
     link.ping(LIMITS.connect).await.unwrap();
     let session = session_pid(&link).await;
     let running = Running::start(&link).await;
-    kill_process(pid_of(session), Signal::STOP).unwrap();
+    let _stopped = Stopped::new(session);
     // More than the socket holds: whoever writes is stuck, too.
     let stuck = tokio::spawn(link.exec("cat".to_owned(), vec![0; 8 << 20]));
     let fault = link.ping(SHORT.connect).await.unwrap_err();
@@ -207,7 +223,6 @@ async fn s4_a_stopped_session_does_not_answer_and_is_given_up() {
     );
     assert_eq!(end_of(&link).await, fault);
     link.close().await;
-    kill_process(pid_of(session), Signal::KILL).unwrap();
 }
 
 #[tokio::test]

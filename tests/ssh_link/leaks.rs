@@ -2,6 +2,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use dispatch::ssh::{Link, SshLimits};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use crate::support::PATIENCE;
@@ -51,6 +52,10 @@ async fn count() {
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
     yard.home
         .add("mute", mute.local_addr().unwrap().port(), &[]);
+    let greets = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    yard.home
+        .add("greets", greets.local_addr().unwrap().port(), &[]);
+    tokio::spawn(greet(greets));
     let wrong = Sshd::start(&[]).unwrap();
     yard.home.add("wrong", wrong.port, &[]);
     yard.home.add("far", sshd.port, &["ProxyJump web"]);
@@ -84,6 +89,19 @@ async fn count() {
     );
 }
 
+/// Says hello and nothing more, for as long as anybody listens.
+async fn greet(listener: TcpListener) {
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        tokio::spawn(async move {
+            stream.write_all(b"SSH-2.0-odd\r\n").await.ok();
+            tokio::io::copy(&mut stream, &mut tokio::io::sink())
+                .await
+                .ok();
+        });
+    }
+}
+
 /// One link that comes about, used and ended in a way that `n` chooses, and one
 /// that does not.
 async fn cycle(yard: &Yard, n: usize) {
@@ -115,6 +133,7 @@ async fn cycle(yard: &Yard, n: usize) {
         0 => ("mute", brief(20)),
         1 => ("piped", brief(20)),
         2 => ("far-mute", brief(500)),
+        3 => ("greets", brief(20)),
         _ => ("wrong", LIMITS),
     };
     yard.fault(alias, limits).await;
