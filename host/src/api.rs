@@ -5,6 +5,7 @@
 //! and the [`Hub`].
 
 mod chat;
+mod computers;
 mod conversations;
 mod guard;
 mod problem;
@@ -32,6 +33,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::computers::Computers;
 use crate::config::ProviderSettings;
 use crate::driver::Handle;
 use crate::hub::Hub;
@@ -61,6 +63,8 @@ pub struct Parts {
     pub hub: Hub,
     /// Time for `status` and `why`.
     pub clock: Arc<dyn Clock>,
+    /// Computers that tools can run on.
+    pub computers: Arc<dyn Computers>,
     /// The configured providers.
     pub providers: Vec<ProviderSettings>,
     /// `DISPATCH_TOKEN` (O6).
@@ -115,6 +119,9 @@ impl Api {
             )
             .route("/providers", get(providers::list))
             .route("/replicas", get(replicas::list))
+            .route("/computers", get(computers::list))
+            .route("/computers/{alias}", get(computers::get))
+            .route("/computers/{alias}/test", post(computers::test))
             .route("/providers/{id}/limit", put(providers::set_limit))
             .route("/health", get(providers::health))
             .route("/healthz", get(|| async { "ok\n" }))

@@ -36,11 +36,29 @@ pub enum LinkEvent {
     Down(SshFault),
 }
 
+/// A computer as it is shown to people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ComputerView {
+    /// The name that people use.
+    pub alias: String,
+    /// The host that it stands for.
+    pub host: String,
+    /// Where the name comes from.
+    pub source: &'static str,
+    /// How it stands; `None`: nobody has wanted it yet.
+    pub state: Option<ComputerState>,
+}
+
 /// Connects to computers.
 pub trait Computers: Send + Sync + 'static {
     /// Begins to connect, and comes back at once. `events` hears whether it came
     /// to anything, within the two deadlines. Must be called within a tokio runtime.
     fn connect(&self, connect: Connect, events: mpsc::Sender<LinkEvent>) -> Arc<dyn Link>;
+
+    /// Those that there are, and how each stands; may block.
+    fn list(&self) -> Vec<ComputerView> {
+        Vec::new()
+    }
 
     /// How a computer stands from now on: for whoever asks (S2).
     fn changed(&self, computer: &ComputerId, state: &ComputerState) {

@@ -408,6 +408,7 @@ impl Settings {
             idle_ms: ms(self.deadlines.idle_s),
             tool_ms: ms(self.deadlines.tool_s),
             store_ms: ms(self.deadlines.store_s),
+            handshake_ms: ms(self.deadlines.ssh_handshake_s),
             ..config.deadlines
         };
         let lease_ms = ms(self.liveness.lease_s);

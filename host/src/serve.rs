@@ -25,10 +25,11 @@ use tower::ServiceExt;
 
 use crate::api::{Api, ApiError, PATIENCE, Parts, StallListener};
 use crate::clock::{Clock, SystemClock};
-use crate::computers::NoComputers;
-use crate::config::{Database, Dialect, Places, ProviderSettings, Settings};
+use crate::computers::Computers;
+use crate::config::{Database, Dialect, Places, ProviderSettings, Settings, Sources};
 use crate::data_dir::{self, PathError};
 use crate::driver::{Driver, Handle, Machine, Opens, Ports};
+use crate::exec::remote::RemoteExec;
 use crate::exec::{Exec, LocalExec, LocalExecConfig, RunBounds};
 use crate::guards;
 use crate::hub::Hub;
@@ -37,6 +38,7 @@ use crate::net::{CutConnection, Net, ServeLimits, serve_with};
 use crate::panics::{self, Caught};
 use crate::provider::{HttpProvider, Provider, ProviderConfig, ProviderConfigError, Secret};
 use crate::scripted::{Script, ScriptError, ScriptedProvider};
+use crate::ssh::{self, HostKeys, SshComputers};
 use crate::store::{
     DirLock, Hint, OpenError, PostgresOpenError, PostgresOptions, PostgresStore, ReadError,
     SqliteStore, Store,
@@ -151,6 +153,8 @@ pub struct Surroundings<F> {
     pub store: Arc<dyn Store>,
     /// Tools.
     pub exec: Arc<dyn Exec>,
+    /// Tools on other computers.
+    pub computers: Arc<dyn Computers>,
     /// Makes the state machine of each life; in production [`Start::dispatcher`].
     pub build: F,
 }
@@ -172,9 +176,12 @@ pub async fn serve<N: Net>(
     // First of all: nobody else may use the data directory.
     let (store, _lock) = open_store(&settings.places, clock.clone()).await?;
     node::own_data_dir(&settings, &*store).await?;
+    let exec = local_exec_config(&settings);
+    let computers = ssh_computers(&settings, &exec, &*store, net.clone()).await?;
     let surroundings = Surroundings {
         store,
-        exec: Arc::new(local_exec(&settings)?),
+        exec: Arc::new(local_exec(exec)?),
+        computers: Arc::new(computers),
         clock,
         build: |start: Start| start.dispatcher(),
     };
@@ -249,12 +256,13 @@ impl House {
             clock,
             store,
             exec,
+            computers,
             build,
         } = surroundings;
         let hub = Hub::new(settings.server.max_subscribers);
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let ports = Ports {
-            computers: Arc::new(NoComputers),
+            computers: computers.clone(),
             store: store.clone(),
             exec: exec.clone(),
             providers: open_providers(settings, net)?,
@@ -283,6 +291,7 @@ impl House {
             hub: hub.clone(),
             clock: clock.clone(),
             providers: settings.providers.clone(),
+            computers,
             token: settings.token.clone(),
             max_body_bytes: settings.server.max_body_bytes,
             lease_ms,
@@ -530,9 +539,8 @@ async fn open_store(
     })
 }
 
-fn local_exec(settings: &Settings) -> Result<LocalExec, ServeError> {
-    let data_dir = settings.places.data_dir.clone();
-    let mut config = LocalExecConfig::new(data_dir.clone());
+fn local_exec_config(settings: &Settings) -> LocalExecConfig {
+    let mut config = LocalExecConfig::new(settings.places.data_dir.clone());
     let names = settings.providers.iter().filter_map(|p| p.key_env.clone());
     config.secret_env.extend(names);
     let names = settings
@@ -540,11 +548,35 @@ fn local_exec(settings: &Settings) -> Result<LocalExec, ServeError> {
         .iter()
         .filter_map(|w| w.secret_env.clone());
     config.secret_env.extend(names);
-    let exec = LocalExec::new(config).map_err(|cause| PathError {
-        path: data_dir,
-        cause,
-    });
+    config
+}
+
+fn local_exec(config: LocalExecConfig) -> Result<LocalExec, ServeError> {
+    let path = config.data_dir.clone();
+    let exec = LocalExec::new(config).map_err(|cause| PathError { path, cause });
     Ok(exec?)
+}
+
+/// The computers of the user who runs this server.
+async fn ssh_computers<N: Net>(
+    settings: &Settings,
+    exec: &LocalExecConfig,
+    store: &dyn Store,
+    net: N,
+) -> Result<SshComputers<N>, ServeError> {
+    let dir = &settings.places.data_dir;
+    let installation = match store.installation().await? {
+        Some(shared) => shared,
+        None => data_dir::node(dir)?.name,
+    };
+    let known = ssh::Computers::new(
+        settings.ssh.config(),
+        settings.ssh.reject.clone(),
+        Sources::env(),
+        exec.secret_env.clone(),
+    );
+    let exec = RemoteExec::new(&installation, exec.output_limit_bytes);
+    Ok(SshComputers::new(net, known, HostKeys::new(dir), exec))
 }
 
 /// C4's last resort.

@@ -55,6 +55,8 @@ pub enum ApiError {
     WorkspaceNotFound(Slug),
     #[error("provider `{0}` does not exist; GET /providers lists those that do")]
     ProviderNotFound(String),
+    #[error("there is no computer `{0}`: {1}; GET /computers lists those that there are")]
+    ComputerNotFound(String, String),
     #[error("{0} is not possible here; see the Allow header")]
     MethodNotAllowed(String),
     #[error("the body took longer than {limit_s} s to arrive; send it at once")]
@@ -138,6 +140,9 @@ impl ApiError {
             ApiError::TurnNotFound(_) => (S::NOT_FOUND, "turn-not-found", "No such turn"),
             ApiError::WorkspaceNotFound(_) => {
                 (S::NOT_FOUND, "workspace-not-found", "No such workspace")
+            }
+            ApiError::ComputerNotFound(..) => {
+                (S::NOT_FOUND, "computer-not-found", "No such computer")
             }
             ApiError::ProviderNotFound(_) => {
                 (S::NOT_FOUND, "provider-not-found", "No such provider")

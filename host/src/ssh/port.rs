@@ -15,8 +15,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Computers as Known, HostKeys, SshFault, SshLimits, SshLink, connect};
-use crate::computers::{Computers, Connect, Link, LinkEvent};
+use super::{
+    Computer, ComputerSource, Computers as Known, HostKeys, SshFault, SshLimits, SshLink, connect,
+};
+use crate::computers::{ComputerView, Computers, Connect, Link, LinkEvent};
 use crate::exec::remote::{RemoteCall, RemoteExec};
 use crate::exec::{EndReport, RunBounds, ToolEvent, ToolHandle, ToolRequest};
 use crate::net::Net;
@@ -39,21 +41,15 @@ pub struct SshComputers<N> {
 }
 
 impl<N: Net> SshComputers<N> {
-    /// Every task that a link needs is one of `tracker`'s.
-    pub fn new(
-        net: N,
-        known: Known,
-        keys: HostKeys,
-        exec: RemoteExec,
-        tracker: TaskTracker,
-    ) -> SshComputers<N> {
+    /// Nothing is looked up or connected yet.
+    pub fn new(net: N, known: Known, keys: HostKeys, exec: RemoteExec) -> SshComputers<N> {
         SshComputers {
             net,
             known,
             keys,
             exec,
             states: Mutex::default(),
-            tracker,
+            tracker: TaskTracker::new(),
         }
     }
 }
@@ -82,6 +78,22 @@ impl<N: Net> Computers for SshComputers<N> {
             closing.run_until_cancelled(life).await
         });
         Arc::new(over)
+    }
+
+    fn list(&self) -> Vec<ComputerView> {
+        let states = locked(&self.states).clone();
+        let shown = |computer: Computer| ComputerView {
+            state: ComputerId::try_from(computer.alias.as_str())
+                .ok()
+                .and_then(|id| states.get(&id).cloned()),
+            source: match computer.source {
+                ComputerSource::Config => "config",
+                ComputerSource::KnownHosts => "known-hosts",
+            },
+            alias: computer.alias,
+            host: computer.host,
+        };
+        self.known.list().into_iter().map(shown).collect()
     }
 
     fn changed(&self, computer: &ComputerId, state: &ComputerState) {

@@ -88,6 +88,12 @@ pub trait Store: Send + Sync + 'static {
         false
     }
 
+    /// The name that its replicas have in common, for what they leave elsewhere;
+    /// `None`: there is one server only, which has a name of its own.
+    fn installation(&self) -> BoxFuture<'_, Result<Option<String>, ReadError>> {
+        Box::pin(async { Ok(None) })
+    }
+
     /// From now on `heard` is told what other replicas do, and they what is
     /// done here, as far as the store has a way to (L9).
     fn listen(&self, heard: Heard) {

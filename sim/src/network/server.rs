@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dispatch::clock::Clock;
+use dispatch::computers::NoComputers;
 use dispatch::config::{Settings, Sources};
 use dispatch::driver::Machine;
 use dispatch::serve::{Surroundings, serve_in};
@@ -91,6 +92,7 @@ impl House {
                 self.plan.store_lag_ms,
             )),
             exec: Arc::new(SimExec::new(self.computer.clone(), life)),
+            computers: Arc::new(NoComputers),
             clock,
             build: watched(self.log.clone(), life),
         };

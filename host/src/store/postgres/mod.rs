@@ -252,6 +252,10 @@ impl Store for PostgresStore {
         true
     }
 
+    fn installation(&self) -> BoxFuture<'_, Result<Option<String>, ReadError>> {
+        self.read(|tx| tx.installation())
+    }
+
     fn listen(&self, heard: Heard) {
         let shared = self.shared.clone();
         let hear = async move { shared.hints.run(shared.address.clone(), heard).await };

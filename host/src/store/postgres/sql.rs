@@ -159,6 +159,8 @@ statements! {
 
     HEADS = "SELECT id, last_seq, turn FROM conversations WHERE id = ANY($1)";
 
+    INSTALLATION = "SELECT installation::text FROM meta";
+
     PUT_MARKER = "INSERT INTO markers (turn) VALUES ($1) ON CONFLICT DO NOTHING";
     /// Walks the open turns and the markers, which O5 bounds, once an hour.
     MISFITS = "SELECT t.turn FROM turns t WHERE t.state <> 4 \

@@ -38,6 +38,12 @@ impl PgTx<'_> {
         self.wire.rows(sql::HEADS, vec![Param::Names(ids)], read)
     }
 
+    /// What the replicas of this database have in common.
+    pub(in super::super) fn installation(&mut self) -> Result<Option<String>, Fault> {
+        let read = |mut row: Columns<'_>| row.text();
+        Ok(self.wire.rows(sql::INSTALLATION, Vec::new(), read)?.pop())
+    }
+
     /// Forgets slots that were left long ago.
     pub(in super::super) fn forget_releases(&mut self, kept_ms: u64) -> Result<(), Fault> {
         self.write(sql::FORGET_RELEASES, [at(self.now - kept_ms)])

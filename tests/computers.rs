@@ -1,0 +1,227 @@
+//! Turns whose tools run on another computer, through the real binary and a
+//! real sshd (S1, S4, S5, L10).
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::PathBuf;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use support::client::{Receipt, count, said};
+use support::process::{Provider, Server};
+use support::sshd::{Home, Sshd};
+use support::stream::{Event, EventExt};
+use support::world::bash;
+use support::{config, lines, until_true};
+
+/// A server, a provider, and a computer by the name of `far`.
+struct Yard {
+    provider: Provider,
+    server: Server,
+    sshd: Sshd,
+    dir: tempfile::TempDir,
+    _home: Home,
+}
+
+impl Yard {
+    fn new() -> Option<Yard> {
+        let dir = tempfile::tempdir().unwrap();
+        let far = dir.path().join("far");
+        std::fs::create_dir(&far).unwrap();
+        // What runs there finds a home of its own.
+        let sshd = Sshd::start(&[&format!("SetEnv HOME={}", far.display())])?;
+        let mut home = Home::new();
+        sshd.authorize(&home.key());
+        home.add("far", sshd.port, &[]);
+        let provider = Provider::start();
+        let config = [
+            config::retry(&[1], 20),
+            "[server]\ndrain_s = 1\n".to_owned(),
+            format!("[ssh]\nconfig = \"{}\"\n", home.config().display()),
+            config::provider("mock", &provider.base_url(), 60),
+        ]
+        .concat();
+        let server = Server::start(&dir.path().join("data"), &config);
+        Some(Yard {
+            provider,
+            server,
+            sshd,
+            dir,
+            _home: home,
+        })
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn submit(&self, conversation: &str, computer: &str, script: &Value) -> Receipt {
+        self.server.submit(&json!({
+            "conversationId": conversation,
+            "computerId": computer,
+            "message": format!("{conversation} script: {script}"),
+        }))
+    }
+
+    fn far(&self) -> Value {
+        self.server.get("/computers/far").expect(200)
+    }
+
+    fn test(&self, alias: &str) -> Value {
+        self.server
+            .write("POST", &format!("/computers/{alias}/test"), &json!({}))
+            .expect(200)
+    }
+}
+
+fn result(log: &[Event]) -> &Event {
+    log.iter()
+        .find(|event| event.kind() == "tool-result")
+        .unwrap_or_else(|| panic!("no result: {log:#?}"))
+}
+
+#[test]
+fn s1_the_tools_of_a_turn_run_on_its_computer_and_nothing_else_is_different() {
+    let Some(yard) = Yard::new() else { return };
+    let at = yard.submit(
+        "there",
+        "far",
+        &json!([bash("echo $SSH_CONNECTION; exit 3"), "seen"]),
+    );
+    let log = yard.server.outcome(&at);
+    assert_eq!(said(&log), "seen", "{log:#?}");
+    let output = result(&log).text("output");
+    assert!(output.starts_with("127.0.0.1 "), "{output}");
+    assert!(output.ends_with("[exit code 3]"), "{output}");
+    let far = yard.far();
+    assert_eq!(
+        (far["state"].as_str(), &far["lastError"]),
+        (Some("open"), &Value::Null),
+        "{far}"
+    );
+    let at = yard.submit(
+        "files",
+        "far",
+        &json!([
+            { "tool_call": { "name": "write", "arguments": { "path": "a/b.txt", "content": "one\ntwo\n" } } },
+            { "tool_call": { "name": "read", "arguments": { "path": "a/b.txt", "offset": 2 } } },
+            "read"
+        ]),
+    );
+    let log = yard.server.outcome(&at);
+    let outputs: Vec<&str> = log
+        .iter()
+        .filter(|event| event.kind() == "tool-result")
+        .map(|event| event.text("output"))
+        .collect();
+    assert!(outputs[1].starts_with("two"), "{outputs:?}");
+    // The next turn of the conversation runs there too.
+    let at = yard.server.submit(&json!({
+        "conversationId": "there",
+        "message": format!("there script: {}", json!([bash("echo $SSH_CONNECTION"), "again"])),
+    }));
+    let log = yard.server.outcome(&at);
+    assert!(log.iter().any(
+        |event| event.kind() == "tool-result" && event.text("output").starts_with("127.0.0.1 ")
+    ));
+}
+
+#[test]
+fn s5_a_command_survives_its_link_and_its_server_and_is_answered_whole_and_once() {
+    let Some(mut yard) = Yard::new() else { return };
+    let (ran, go) = (yard.file("ran"), yard.file("go"));
+    let command = format!(
+        "echo $$ >> {}; for n in $(seq 1 3000); do echo line $n; done; until [ -e {} ]; do sleep 0.05; done; echo end; exit 4",
+        ran.display(),
+        go.display()
+    );
+    let at = yard.submit("long", "far", &json!([bash(&command), "told"]));
+    until_true("it runs", || lines(&ran).len() == 1);
+    // The link is cut, then the server dies, then the link is cut again.
+    yard.sshd.stop();
+    until_true("the loss is seen", || {
+        yard.far()["lastError"] != Value::Null
+    });
+    yard.sshd.up();
+    yard.server.crash_and_restart();
+    until_true("it is adopted", || yard.far()["runs"] == json!(1));
+    yard.sshd.stop();
+    yard.sshd.up();
+    std::fs::write(&go, "").unwrap();
+    let log = yard.server.outcome(&at);
+    assert_eq!(said(&log), "told", "{log:#?}");
+    assert_eq!(count(&log, "tool-result"), 1);
+    let output = result(&log).text("output");
+    assert!(output.starts_with("line 1\nline 2\n"), "{output}");
+    assert!(
+        output.ends_with("line 3000\nend\n[exit code 4]"),
+        "{output}"
+    );
+    assert_eq!(lines(&ran).len(), 1, "it ran once");
+}
+
+#[test]
+fn t5_an_abort_ends_the_whole_tree_over_there() {
+    let Some(yard) = Yard::new() else { return };
+    let pids = yard.file("pids");
+    let command = format!(
+        "echo $$ >> {0}; setsid sh -c 'echo $$ >> {0}; sleep 1000' & wait",
+        pids.display()
+    );
+    let at = yard.submit("aborted", "far", &json!([bash(&command), "never"]));
+    until_true("both run", || lines(&pids).len() == 2);
+    yard.server.abort(&at);
+    assert_eq!(yard.server.outcome(&at).last().unwrap().kind(), "aborted");
+    until_true("both are gone", || {
+        lines(&pids)
+            .iter()
+            .all(|pid| !support::is_alive(pid.parse().unwrap()))
+    });
+}
+
+#[test]
+fn s2_s4_a_computer_that_fails_costs_its_call_only_and_says_what_is_wrong() {
+    let Some(mut yard) = Yard::new() else { return };
+    let tested = yard.test("far");
+    assert_eq!(tested, json!({ "alias": "far", "ok": true }));
+    let unknown = yard.test("nobody");
+    assert_eq!(unknown["ok"], false);
+    assert_eq!(unknown["code"], "ssh-config", "{unknown}");
+    let shown = yard.server.get("/computers").expect(200);
+    assert_eq!(shown["computers"][0]["alias"], "far", "{shown}");
+    assert_eq!(shown["computers"].as_array().unwrap().len(), 1, "{shown}");
+    let missing = yard.server.get("/computers/nobody").expect(404);
+    assert_eq!(missing["code"], "computer-not-found");
+    // Another computer answers under its name.
+    yard.sshd.change_host_key("ed25519");
+    until_true("the link has ended", || yard.far()["state"] != "open");
+    let there = yard.submit("there", "far", &json!([bash("echo never"), "told of it"]));
+    let here = yard.submit("here", "local", &json!([bash("echo here"), "fine"]));
+    let log = yard.server.outcome(&there);
+    assert_eq!(said(&log), "told of it");
+    let why = result(&log).text("output");
+    assert!(why.contains("far") && why.contains("SHA256:"), "{why}");
+    let log = yard.server.outcome(&here);
+    assert_eq!(said(&log), "fine");
+    assert!(result(&log).text("output").starts_with("here"));
+    assert_eq!(
+        yard.far()["lastError"]["code"],
+        "ssh-host-key",
+        "{}",
+        yard.far()
+    );
+}
+
+#[test]
+fn t10_a_computer_that_stands_still_in_the_handshake_is_given_up() {
+    let Some(yard) = Yard::new() else { return };
+    yard.sshd.signal(Signal::STOP);
+    let tested = yard.test("far");
+    yard.sshd.signal(Signal::CONT);
+    assert_eq!(tested["ok"], false);
+    assert_eq!(tested["code"], "ssh-timeout", "{tested}");
+    assert_eq!(yard.provider.stat("invalid"), 0);
+}
