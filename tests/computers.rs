@@ -29,10 +29,7 @@ struct Yard {
 impl Yard {
     fn new() -> Option<Yard> {
         let dir = tempfile::tempdir().unwrap();
-        let far = dir.path().join("far");
-        std::fs::create_dir(&far).unwrap();
-        // What runs there finds a home of its own.
-        let sshd = Sshd::start(&[&format!("SetEnv HOME={}", far.display())])?;
+        let sshd = Sshd::start(&[])?;
         let mut home = Home::new();
         sshd.authorize(&home.key());
         home.add("far", sshd.port, &[]);
@@ -141,15 +138,16 @@ fn s5_a_command_survives_its_link_and_its_server_and_is_answered_whole_and_once(
     let at = yard.submit("long", "far", &json!([bash(&command), "told"]));
     until_true("it runs", || lines(&ran).len() == 1);
     // The link is cut, then the server dies, then the link is cut again.
-    yard.sshd.stop();
+    yard.sshd.cut();
     until_true("the loss is seen", || {
         yard.far()["lastError"] != Value::Null
     });
-    yard.sshd.up();
     yard.server.crash_and_restart();
-    until_true("it is adopted", || yard.far()["runs"] == json!(1));
-    yard.sshd.stop();
-    yard.sshd.up();
+    until_true("it is adopted", || {
+        let far = yard.far();
+        far["state"] == "open" && far["runs"] == 1
+    });
+    yard.sshd.cut();
     std::fs::write(&go, "").unwrap();
     let log = yard.server.outcome(&at);
     assert_eq!(said(&log), "told", "{log:#?}");
@@ -196,8 +194,9 @@ fn s2_s4_a_computer_that_fails_costs_its_call_only_and_says_what_is_wrong() {
     let missing = yard.server.get("/computers/nobody").expect(404);
     assert_eq!(missing["code"], "computer-not-found");
     // Another computer answers under its name.
-    yard.sshd.change_host_key("ed25519");
+    yard.sshd.cut();
     until_true("the link has ended", || yard.far()["state"] != "open");
+    yard.sshd.change_host_key("ed25519");
     let there = yard.submit("there", "far", &json!([bash("echo never"), "told of it"]));
     let here = yard.submit("here", "local", &json!([bash("echo here"), "fine"]));
     let log = yard.server.outcome(&there);

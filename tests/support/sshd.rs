@@ -156,6 +156,15 @@ impl Sshd {
         })
     }
 
+    /// Ends every session, as a link that breaks does; it listens on.
+    pub(crate) fn cut(&self) {
+        let children = format!("/proc/{0}/task/{0}/children", self.pid());
+        for session in fs::read_to_string(children).unwrap().split_whitespace() {
+            // One may have ended by itself meanwhile.
+            let _ = kill_process(pid_of(session.parse().unwrap()), Signal::KILL);
+        }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(pid_of(self.pid()), signal).unwrap();
     }
