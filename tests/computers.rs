@@ -51,6 +51,14 @@ impl Yard {
         })
     }
 
+    /// What its commands leave there.
+    fn runs(&self) -> PathBuf {
+        let home = std::env::home_dir().unwrap();
+        let node = std::fs::read_to_string(self.server.dir.join("node")).unwrap();
+        let node = node.split_whitespace().next().unwrap();
+        home.join(".cache/dispatch/runs").join(node)
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -71,6 +79,13 @@ impl Yard {
         self.server
             .write("POST", &format!("/computers/{alias}/test"), &json!({}))
             .expect(200)
+    }
+}
+
+impl Drop for Yard {
+    fn drop(&mut self) {
+        self.server.kill();
+        let _none_was_run = std::fs::remove_dir_all(self.runs());
     }
 }
 

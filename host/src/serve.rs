@@ -26,11 +26,10 @@ use tower::ServiceExt;
 use crate::api::{Api, ApiError, PATIENCE, Parts, StallListener};
 use crate::clock::{Clock, SystemClock};
 use crate::computers::Computers;
-use crate::config::{Database, Dialect, Places, ProviderSettings, Settings, Sources};
+use crate::config::{Database, Dialect, Places, ProviderSettings, Settings};
 use crate::data_dir::{self, PathError};
 use crate::driver::{Driver, Handle, Machine, Opens, Ports};
-use crate::exec::remote::RemoteExec;
-use crate::exec::{Exec, LocalExec, LocalExecConfig, RunBounds};
+use crate::exec::{Exec, RunBounds};
 use crate::guards;
 use crate::hub::Hub;
 use crate::journal::{Journal, JournalError};
@@ -38,7 +37,6 @@ use crate::net::{CutConnection, Net, ServeLimits, serve_with};
 use crate::panics::{self, Caught};
 use crate::provider::{HttpProvider, Provider, ProviderConfig, ProviderConfigError, Secret};
 use crate::scripted::{Script, ScriptError, ScriptedProvider};
-use crate::ssh::{self, HostKeys, SshComputers};
 use crate::store::{
     DirLock, Hint, OpenError, PostgresOpenError, PostgresOptions, PostgresStore, ReadError,
     SqliteStore, Store,
@@ -46,6 +44,7 @@ use crate::store::{
 use crate::webhook::Webhooks;
 
 mod node;
+mod tools;
 
 use self::node::Life;
 
@@ -176,11 +175,11 @@ pub async fn serve<N: Net>(
     // First of all: nobody else may use the data directory.
     let (store, _lock) = open_store(&settings.places, clock.clone()).await?;
     node::own_data_dir(&settings, &*store).await?;
-    let exec = local_exec_config(&settings);
-    let computers = ssh_computers(&settings, &exec, &*store, net.clone()).await?;
+    let exec = tools::local_config(&settings);
+    let computers = tools::computers(&settings, &exec, &*store, net.clone()).await?;
     let surroundings = Surroundings {
         store,
-        exec: Arc::new(local_exec(exec)?),
+        exec: Arc::new(tools::local(exec)?),
         computers: Arc::new(computers),
         clock,
         build: |start: Start| start.dispatcher(),
@@ -269,7 +268,7 @@ impl House {
             webhooks: Arc::new(open_webhooks(settings, net)),
             hub: hub.clone(),
             clock: clock.clone(),
-            cwd: default_cwd(settings)?,
+            cwd: tools::default_cwd(settings)?,
         };
         let Life { owner, number } = life;
         let mut core = settings.core(owner.clone());
@@ -537,53 +536,6 @@ async fn open_store(
             (Arc::new(store), Some(lock))
         }
     })
-}
-
-fn local_exec_config(settings: &Settings) -> LocalExecConfig {
-    let mut config = LocalExecConfig::new(settings.places.data_dir.clone());
-    let names = settings.providers.iter().filter_map(|p| p.key_env.clone());
-    config.secret_env.extend(names);
-    let names = settings
-        .webhooks
-        .iter()
-        .filter_map(|w| w.secret_env.clone());
-    config.secret_env.extend(names);
-    config
-}
-
-fn local_exec(config: LocalExecConfig) -> Result<LocalExec, ServeError> {
-    let path = config.data_dir.clone();
-    let exec = LocalExec::new(config).map_err(|cause| PathError { path, cause });
-    Ok(exec?)
-}
-
-/// The computers of the user who runs this server.
-async fn ssh_computers<N: Net>(
-    settings: &Settings,
-    exec: &LocalExecConfig,
-    store: &dyn Store,
-    net: N,
-) -> Result<SshComputers<N>, ServeError> {
-    let dir = &settings.places.data_dir;
-    let installation = match store.installation().await? {
-        Some(shared) => shared,
-        None => data_dir::node(dir)?.name,
-    };
-    let known = ssh::Computers::new(
-        settings.ssh.config(),
-        settings.ssh.reject.clone(),
-        Sources::env(),
-        exec.secret_env.clone(),
-    );
-    let exec = RemoteExec::new(&installation, exec.output_limit_bytes);
-    Ok(SshComputers::new(net, known, HostKeys::new(dir), exec))
-}
-
-/// C4's last resort.
-fn default_cwd(settings: &Settings) -> Result<PathBuf, ServeError> {
-    let cwd = PathBuf::from(&settings.tools.cwd);
-    let here = std::env::current_dir().map(|here| here.join(&cwd));
-    Ok(here.map_err(|cause| PathError { path: cwd, cause })?)
 }
 
 #[cfg(test)]
