@@ -342,6 +342,7 @@ impl Computer {
             return;
         };
         let (is_traced, is_read_only) = (job.is_traced(), job.is_read_only());
+        let is_killed = job.kill != Kill::No;
         if job.asker == Asker::Nobody {
             if let Some(job) = self.take(ctx, tool) {
                 self.owe(ctx, job.call);
@@ -349,7 +350,7 @@ impl Computer {
         } else if is_traced {
             let until = job.until;
             self.enter(ctx, tool, Stage::Lost, until);
-        } else if job.kill != Kill::No {
+        } else if is_read_only && is_killed {
             self.answer(ctx, voice, tool, stopped());
         } else if is_read_only {
             self.wait_again(ctx, tool);

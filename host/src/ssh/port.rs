@@ -26,6 +26,10 @@ use crate::panics::locked;
 
 /// Far beyond the core's own deadline for an answer: for a core that is gone.
 const PING: Duration = Duration::from_secs(60);
+/// Finished runs over there are looked through this often (O5).
+const SWEEP: Duration = Duration::from_secs(3_600);
+/// Computers whose state is kept: as many as the pool knows.
+const MOST_STATES: usize = 1_000;
 /// Events of one call that may wait.
 const CALL_BUFFER: usize = 4;
 
@@ -97,7 +101,13 @@ impl<N: Net> Computers for SshComputers<N> {
     }
 
     fn changed(&self, computer: &ComputerId, state: &ComputerState) {
-        let before = locked(&self.states).insert(computer.clone(), state.clone());
+        let before = {
+            let mut states = locked(&self.states);
+            if states.len() >= MOST_STATES && !states.contains_key(computer) {
+                states.pop_first();
+            }
+            states.insert(computer.clone(), state.clone())
+        };
         let told = before.and_then(|before| before.fault);
         match &state.fault {
             Some(fault) if told.as_ref() != Some(fault) => {
@@ -137,16 +147,18 @@ async fn live(
     let _nobody_listens = events.send(LinkEvent::Up).await;
     // Nothing that was run there fills the disk for ever (O5).
     let upkeep = async {
-        let report = exec.sweep_runs(link.clone(), RunBounds::default()).await;
-        for failure in report.failures {
-            tracing::debug!(failure, "a run directory over there could not be swept");
+        loop {
+            let report = exec.sweep_runs(link.clone(), RunBounds::default()).await;
+            for failure in report.failures {
+                tracing::debug!(failure, "a run directory over there could not be swept");
+            }
+            tokio::time::sleep(SWEEP).await;
         }
-        std::future::pending().await
     };
     tokio::select! {
         biased;
         fault = link.closed() => fault,
-        fault = upkeep => fault,
+        () = upkeep => link.closed().await,
     }
 }
 
@@ -236,7 +248,7 @@ impl Link for OverSsh {
         let call = RemoteCall {
             turn: adopt.turn,
             call_id: adopt.call_id,
-            epoch: adopt.started,
+            epoch: adopt.epoch,
             attempt: adopt.attempt,
         };
         let events = self.heard(link.clone(), events);

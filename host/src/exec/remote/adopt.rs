@@ -150,9 +150,7 @@ async fn claim(far: &Far, installation: &str, call: &RemoteCall) -> Result<(), F
 
 async fn revoke(far: &Far, run: &Run) -> Result<(), Fault> {
     let flags = OpenFlags::CREATE | OpenFlags::WRITE;
-    let file = far.sftp.open_with_flags(run.file("revoked"), flags).await?;
-    drop(file);
-    Ok(())
+    far.open_file(&run.file("revoked"), flags).await.map(drop)
 }
 
 /// Commands and their output are nobody else's to read (P4).

@@ -1,6 +1,7 @@
 //! Files on another computer, by SFTP.
 
 use std::io::SeekFrom;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use futures_util::stream::{FuturesOrdered, StreamExt};
 use russh_sftp::client::SftpSession;
 use russh_sftp::client::error::Error;
 use russh_sftp::client::fs::{File, Metadata};
-use russh_sftp::protocol::StatusCode;
+use russh_sftp::protocol::{OpenFlags, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::time::Instant;
 
@@ -71,6 +72,38 @@ impl Fault {
         match self {
             Fault::Silent | Fault::Lost(_) | Fault::Link(_) => true,
             Fault::Missing | Fault::Denied | Fault::Failed(_) => false,
+        }
+    }
+}
+
+/// A file that is closed however it is done with. The library counts files until
+/// their close was answered, so that one that is merely dropped counts for ever:
+/// at the computer's limit nothing would be opened any more.
+pub(super) struct OpenFile(Option<File>);
+
+const IS_OPEN: &str = "a file is there until it is dropped";
+
+impl Deref for OpenFile {
+    type Target = File;
+    fn deref(&self) -> &File {
+        self.0.as_ref().expect(IS_OPEN)
+    }
+}
+
+impl DerefMut for OpenFile {
+    fn deref_mut(&mut self) -> &mut File {
+        self.0.as_mut().expect(IS_OPEN)
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        // Without a runtime the session ends, and its files with it.
+        let runtime = tokio::runtime::Handle::try_current();
+        if let (Some(file), Ok(runtime)) = (self.0.take(), runtime) {
+            runtime.spawn(async move {
+                let _closed_with_its_session_at_last = file.close().await;
+            });
         }
     }
 }
@@ -140,11 +173,16 @@ impl Far {
         offset: u64,
         most: usize,
     ) -> Result<Option<Vec<u8>>, Fault> {
-        let Some(mut file) = some(self.sftp.open(path).await.map_err(Fault::from))? else {
+        let Some(mut file) = some(self.open_file(path, OpenFlags::READ).await)? else {
             return Ok(None);
         };
         let bytes = self.fill(&mut file, offset, most).await?;
         Ok(Some(bytes))
+    }
+
+    pub(super) async fn open_file(&self, path: &str, flags: OpenFlags) -> Result<OpenFile, Fault> {
+        let file = self.sftp.open_with_flags(path, flags).await?;
+        Ok(OpenFile(Some(file)))
     }
 
     /// The names in a directory; none when it is not there.
@@ -165,7 +203,7 @@ impl Far {
         mut take: impl FnMut(&[u8]) -> Result<bool, E>,
     ) -> Result<(), E> {
         let mut stripes = FuturesOrdered::new();
-        let first = self.sftp.open(path).await.map_err(Fault::from)?;
+        let first = self.open_file(path, OpenFlags::READ).await?;
         stripes.push_back(self.stripe(first, 0));
         let mut next = 1;
         while let Some(stripe) = stripes.next().await {
@@ -175,7 +213,7 @@ impl Far {
             }
             // Most files end within the first stripe; the others get lanes.
             while stripes.len() as u64 + 1 < LANES {
-                let lane = self.sftp.open(path).await.map_err(Fault::from)?;
+                let lane = self.open_file(path, OpenFlags::READ).await?;
                 stripes.push_back(self.stripe(lane, next));
                 next += 1;
             }
@@ -185,7 +223,7 @@ impl Far {
         Ok(())
     }
 
-    async fn stripe(&self, mut file: File, number: u64) -> Result<(File, Vec<u8>), Fault> {
+    async fn stripe(&self, mut file: OpenFile, number: u64) -> Result<(OpenFile, Vec<u8>), Fault> {
         let offset = number * STRIPE_BYTES as u64;
         let bytes = self.fill(&mut file, offset, STRIPE_BYTES).await?;
         Ok((file, bytes))

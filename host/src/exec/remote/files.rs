@@ -4,6 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use dispatch_core::reconcile::OUTCOME_UNKNOWN;
 use russh_sftp::client::fs::{File, Metadata};
 use russh_sftp::protocol::{FileAttributes, FileMode, OpenFlags};
 use tokio::io::AsyncWriteExt;
@@ -195,7 +196,8 @@ async fn replace(
     let answers = match question.ask(&far.link, "replace").await {
         Ok(answers) => answers,
         Err(AskError::Link(e)) => return Err(Fault::Link(e).into()),
-        Err(e) => return Err(fault(e.to_string())),
+        // It may have been replaced.
+        Err(e) => return Err(fault(format!("{OUTCOME_UNKNOWN}: {e}"))),
     };
     match answers
         .iter()

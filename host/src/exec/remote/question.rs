@@ -87,10 +87,11 @@ impl Question {
 async fn exec(link: &Arc<dyn Link>, input: Vec<u8>) -> Result<ExecDone, AskError> {
     let mut tries = 1;
     loop {
-        let asked = tokio::spawn(link.exec(COMMAND.to_owned(), input.clone()));
-        let done = tokio::time::timeout(PATIENCE, asked).await;
-        let done = done.map_err(|_| AskError::Silent)?;
-        match done.map_err(|e| AskError::Garbled(e.to_string()))? {
+        // The limit is within, so that a question that is given up closes its channel.
+        let asking = tokio::time::timeout(PATIENCE, link.exec(COMMAND.to_owned(), input.clone()));
+        let done = tokio::spawn(asking).await;
+        let done = done.map_err(|e| AskError::Garbled(e.to_string()))?;
+        match done.map_err(|_| AskError::Silent)? {
             // Others hold all channels for a moment.
             Err(LinkError::Refused { .. }) if tries < CHANNEL_TRIES => {
                 tries += 1;

@@ -78,6 +78,17 @@ fn lost(run: &Run, cause: &str) -> ToolDone {
 
 type Answers = Result<Vec<String>, AskError>;
 
+/// Only what the script over there says ends a run; `None`: it could not be asked.
+fn may_tell(answers: Answers) -> Result<Option<Vec<String>>, Fault> {
+    match answers {
+        Ok(answers) => Ok(Some(answers)),
+        Err(AskError::Link(LinkError::Down(fault))) => Err(Fault::Lost(fault.message)),
+        Err(
+            AskError::Link(_) | AskError::Silent | AskError::Garbled(_) | AskError::NoRandomness(_),
+        ) => Ok(None),
+    }
+}
+
 struct Watch<'r> {
     shared: &'r Shared,
     run: &'r Run,
@@ -171,7 +182,14 @@ impl Watch<'_> {
             let cause = format!("the request to stop it broke off: {e}");
             Err(AskError::Garbled(cause))
         });
-        self.settled(far, answers).await
+        match may_tell(answers)? {
+            Some(answers) => self.settled(far, &answers).await,
+            // It may run on, so it is asked again: who waits for it has a limit.
+            None => {
+                self.ask_to_stop(far);
+                Ok(None)
+            }
+        }
     }
 
     /// Asks after a run whose guard gives no sign, which ends it if it is dead.
@@ -183,20 +201,16 @@ impl Watch<'_> {
             Err(e) => Err(e),
         };
         self.pulse = Pulse::new();
-        match answers {
-            Ok(answers) if answers.iter().any(|answer| answer == "alive") => Ok(None),
+        match may_tell(answers)? {
+            Some(answers) if answers.iter().any(|answer| answer == "alive") => Ok(None),
+            Some(answers) => self.settled(far, &answers).await,
             // It is asked again after a while.
-            Err(AskError::Silent | AskError::Garbled(_)) => Ok(None),
-            answers => self.settled(far, answers).await,
+            None => Ok(None),
         }
     }
 
-    async fn settled(&self, far: &Far, answers: Answers) -> Result<Option<ToolDone>, Fault> {
-        let said = match answers {
-            Ok(answers) => answers.last().cloned().unwrap_or_default(),
-            Err(AskError::Link(LinkError::Down(fault))) => return Err(Fault::Lost(fault.message)),
-            Err(e) => e.to_string(),
-        };
+    async fn settled(&self, far: &Far, answers: &[String]) -> Result<Option<ToolDone>, Fault> {
+        let said = answers.last().cloned().unwrap_or_default();
         // It may be there since the last look.
         match self.run.ending(far).await? {
             Some(Ending::Over(over)) => self.run.result(far, &over).await.map(Some),
