@@ -35,11 +35,12 @@ INSERT INTO outbox SELECT 'e-' || (n % 4 + 1), turn, conversation, n, n % 3,
 ANALYZE;";
 
 /// As many rows as somebody has given names.
-const SMALL: [&str; 4] = [
+const SMALL: [&str; 5] = [
     "on providers",
     "on workspaces",
     "on endpoints",
     "on replicas",
+    "on meta",
 ];
 
 #[test]
