@@ -19,13 +19,15 @@ const TELL: Duration = Duration::from_secs(60);
 const SIGNS: u32 = 3;
 
 /// Tells systemd something about this process, where it is systemd's. In a
-/// thread that may block: nobody waits for a systemd that does not listen.
-pub(crate) fn tell_systemd(state: NotifyState<'static>) -> JoinHandle<()> {
-    tokio::task::spawn_blocking(move || {
+/// thread that may block: nobody waits for a systemd that does not listen. And in
+/// none elsewhere, since with threads no simulation is the same twice.
+pub(crate) fn tell_systemd(state: NotifyState<'static>) -> Option<JoinHandle<()>> {
+    std::env::var_os("NOTIFY_SOCKET")?;
+    Some(tokio::task::spawn_blocking(move || {
         if let Err(error) = sd_notify::notify(&[state]) {
             tracing::warn!(%error, "systemd could not be told; is NOTIFY_SOCKET right?");
         }
-    })
+    }))
 }
 
 /// Gives systemd a sign of life each time that the driver has shown one: a
@@ -37,7 +39,9 @@ pub(crate) async fn feed_watchdog(handle: Handle) {
     };
     while handle.census().await.is_some() {
         // One at a time, or threads would gather.
-        let _told = tell_systemd(NotifyState::Watchdog).await;
+        if let Some(told) = tell_systemd(NotifyState::Watchdog) {
+            let _it_is_told_or_logged = told.await;
+        }
         tokio::time::sleep(patience / SIGNS).await;
     }
 }
