@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dispatch_core::admission::AdmissionView;
 use dispatch_core::event::AgentEvent;
-use dispatch_core::ids::{ConversationId, Epoch, ProviderId, TurnId};
+use dispatch_core::ids::{ComputerId, ConversationId, EffectId, Epoch, ProviderId, TurnId};
 use dispatch_core::io::{Answer, ToolEnd};
 use dispatch_core::store::{ApplyGrants, Granted, TurnRow};
 use dispatch_core::time::Timestamp;
@@ -286,6 +286,8 @@ pub enum Fact<'a> {
         epoch: Epoch,
         /// Which replica.
         replica: usize,
+        /// Where it runs, if not there.
+        computer: Option<&'a ComputerId>,
         /// How long it may still run at most.
         deadline_ms: u64,
     },
@@ -313,6 +315,8 @@ pub enum Fact<'a> {
         call_id: &'a str,
         /// By whom.
         replica: usize,
+        /// Where, if not there.
+        computer: Option<&'a ComputerId>,
         /// How long it may run.
         deadline_ms: u64,
     },
@@ -326,6 +330,41 @@ pub enum Fact<'a> {
         turn: TurnId,
         /// How it ended, if by itself.
         end: Option<&'a ToolEnd>,
+    },
+    /// A replica wants a link to a computer.
+    LinkWished {
+        /// Which replica.
+        replica: usize,
+        /// To which computer.
+        computer: &'a ComputerId,
+        /// Names it.
+        link: EffectId,
+    },
+    /// A replica was told that its link is open.
+    LinkUp {
+        /// Which replica.
+        replica: usize,
+        /// Which link.
+        link: EffectId,
+    },
+    /// A replica has closed its link, or was told that there is none.
+    LinkGone {
+        /// Which replica.
+        replica: usize,
+        /// Which link.
+        link: EffectId,
+    },
+    /// Something is wrong with a computer, or with the way to it.
+    ComputerTroubled {
+        /// Which.
+        computer: &'a ComputerId,
+        /// Not for longer than to this moment.
+        until: Us,
+    },
+    /// A client wants to know whether a computer can be reached.
+    ComputerTested {
+        /// Which.
+        computer: &'a ComputerId,
     },
     /// A client heard an answer.
     Answered {

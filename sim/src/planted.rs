@@ -10,7 +10,8 @@ use crate::sweep::{Pace, sweep};
 pub type Entry = (&'static str, &'static [&'static str]);
 
 /// The bugs that the core ring answers for, and who may catch each.
-pub const LEDGER: [Entry; 39] = [
+pub const LEDGER: [Entry; 45] = [
+    ("D01", &["no-panic"]),
     ("D02", &["limit", "slot-has-stream"]),
     ("D03", &["order"]),
     ("D05", &["order"]),
@@ -55,6 +56,11 @@ pub const LEDGER: [Entry; 39] = [
     ("D47", &["at-home", "order"]),
     ("D48", &["valid-transcript"]),
     ("D49", &["at-home"]),
+    ("D51", &["tool-once"]),
+    ("D52", &["link-ends"]),
+    ("D53", &["link-backoff"]),
+    ("D54", &["one-link"]),
+    ("D55", &["link-fault-contained"]),
 ];
 
 /// Seeds within which a planted bug must be caught.

@@ -9,7 +9,7 @@ use crate::clock::Us;
 use crate::luck::Mishap;
 use crate::recipe::Recipe;
 use crate::run::rerecord;
-use crate::scenario::{Act, DOCUMENTED_STEP_BYTES, Message, SECOND};
+use crate::scenario::{Act, Chaos, DOCUMENTED_STEP_BYTES, Message, SECOND};
 
 /// How the shrinking of a recipe went.
 #[derive(Clone, Debug)]
@@ -222,6 +222,7 @@ impl Shrinker<'_> {
             self.try_change(|recipe| recipe.scenario.webhooks[hook].trouble = 0);
             self.try_change(|recipe| recipe.scenario.webhooks[hook].done_only = false);
         }
+        self.drop_computers();
         self.try_change(|recipe| recipe.scenario.seals = false);
         self.try_change(|recipe| recipe.scenario.repeats_cuts = false);
         self.try_change(|recipe| recipe.scenario.slow_tools = false);
@@ -230,6 +231,15 @@ impl Shrinker<'_> {
         self.try_change(|recipe| recipe.scenario.step_limit_bytes = DOCUMENTED_STEP_BYTES);
         self.try_change(|recipe| recipe.scenario.ask_ms = 5_000);
         self.try_change(|recipe| recipe.scenario.requests_ms = 1_000);
+    }
+
+    fn drop_computers(&mut self) {
+        while let Some(last) = self.best.scenario.computers.checked_sub(1)
+            && self.try_change(|recipe| remove_last_computer(recipe, last))
+        {}
+        for talk in 0..self.best.scenario.conversations.len() {
+            self.try_change(|recipe| recipe.scenario.conversations[talk].computer = None);
+        }
     }
 
     fn simplify_messages(&mut self) {
@@ -377,7 +387,7 @@ fn token(act: &Act) -> Option<u32> {
         Act::Submit { token } | Act::SubmitAgain { token } | Act::Abort { token, .. } => {
             Some(*token)
         }
-        Act::Star { .. } | Act::Limit { .. } => None,
+        Act::Star { .. } | Act::Limit { .. } | Act::Test { .. } => None,
     }
 }
 
@@ -411,7 +421,7 @@ fn renumber(recipe: &mut Recipe) {
             Act::Submit { token } | Act::SubmitAgain { token } | Act::Abort { token, .. } => {
                 moved(token);
             }
-            Act::Star { .. } | Act::Limit { .. } => {}
+            Act::Star { .. } | Act::Limit { .. } | Act::Test { .. } => {}
         }
     }
     for mishap in &mut recipe.mishaps {
@@ -420,6 +430,20 @@ fn renumber(recipe: &mut Recipe) {
             Mishap::Store { .. } | Mishap::Echo { .. } | Mishap::Tool { .. } => {}
         }
     }
+}
+
+/// Whose tools ran on it run at the server.
+fn remove_last_computer(recipe: &mut Recipe, last: usize) {
+    let scenario = &mut recipe.scenario;
+    scenario.computers = last;
+    for talk in &mut scenario.conversations {
+        talk.computer = talk.computer.filter(|n| *n != last);
+    }
+    let of_it = |act: &Act| matches!(act, Act::Test { computer } if *computer == last);
+    scenario.acts.retain(|(_, act)| !of_it(act));
+    let of_it =
+        |chaos: &Chaos| matches!(chaos, Chaos::Computer { computer, .. } if *computer == last);
+    scenario.chaos.retain(|(_, chaos)| !of_it(chaos));
 }
 
 /// Removes a conversation without messages; those after it move up.

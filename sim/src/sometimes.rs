@@ -139,6 +139,26 @@ points! {
     CommandLeft = "command-left-running",
     /// A command of a turn that was over was found and killed.
     UnattendedEnded = "unattended-command-ended",
+    /// Nobody answered a wish for a link in time.
+    LinkTimedOut = "link-timed-out",
+    /// A link was lost over which a command was begun or watched.
+    LinkLostUnderCommand = "link-lost-under-a-command",
+    /// Something was done on a computer over a link that was lost by then.
+    DoneUnheard = "done-over-a-lost-link",
+    /// A start reached its computer after it had been looked for.
+    StartGaveWay = "start-gave-way-to-a-look",
+    /// A start reached its computer when its owner may have lost its turn.
+    StartTooLate = "start-after-its-lease",
+    /// A command on a computer was adopted over another link.
+    AdoptedFar = "command-adopted-over-a-link",
+    /// A command on a computer was looked for that had never been started.
+    LookedInVain = "looked-in-vain-over-a-link",
+    /// A command on a computer, of a turn that was over, was found and killed.
+    UnattendedEndedFar = "unattended-command-ended-over-a-link",
+    /// A computer was tested, and was reached.
+    TestedWell = "computer-tested-well",
+    /// A computer was tested, and was not reached.
+    TestedBadly = "computer-tested-badly",
     /// A command failed.
     ToolFailed = "command-failed",
     /// A turn was given up because its node stayed away.
@@ -316,8 +336,9 @@ impl Sometimes {
             | Answer::AbortRequested { .. }
             | Answer::NotFound
             | Answer::Workspace(_)
-            | Answer::Set
-            | Answer::Tested(_) => {}
+            | Answer::Set => {}
+            Answer::Tested(Ok(())) => self.hit(Point::TestedWell),
+            Answer::Tested(Err(_)) => self.hit(Point::TestedBadly),
         }
     }
 

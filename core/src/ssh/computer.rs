@@ -175,7 +175,9 @@ impl Computer {
 
     /// A link of which nothing more is expected. It must not linger beside the next one.
     pub(super) fn give_up_link(&mut self, ctx: &mut Ctx<'_>, voice: &mut Voice, why: &str) {
-        if let Some(id) = self.link.id() {
+        if let Some(id) = self.link.id()
+            && !crate::planted!("D54")
+        {
             ctx.kit.emit(Effect::CloseComputer { id });
         }
         let fault = SshFault {
@@ -191,7 +193,7 @@ impl Computer {
     /// The link is gone, or did not come. It costs nobody more than the link.
     pub(super) fn failed(&mut self, ctx: &mut Ctx<'_>, voice: &mut Voice, fault: SshFault) {
         assert!(
-            !(crate::planted!("D50") && self.jobs.is_empty() && matches!(self.link, Link::Open(_))),
+            !(crate::planted!("D01") && self.jobs.is_empty() && matches!(self.link, Link::Open(_))),
             "an idle link has no failures"
         );
         let message = alloc::format!(
@@ -223,6 +225,9 @@ impl Computer {
             until: now.mono + ms,
             wall: now.wall + ms,
         };
+        if crate::planted!("D53") {
+            return Link::Waiting(pause(ssh.backoff_ms));
+        }
         if self.on_probation || count >= ssh.flaps {
             self.failures.clear();
             return Link::Quarantined(pause(ssh.quarantine_ms));

@@ -22,6 +22,8 @@ pub(super) struct Job {
     /// Bytes of its output that have been shown.
     pub(super) shown_bytes: u64,
     pub(super) stage: Stage,
+    /// Its start was sent, and not heard of over a link that was there.
+    pub(super) is_slow: bool,
     /// When it is given up, whatever happens.
     pub(super) until: Instant,
     pub(super) kill: Kill,
@@ -84,6 +86,7 @@ impl Job {
             start: Some(start),
             shown_bytes: 0,
             stage: Stage::Waiting,
+            is_slow: false,
             until,
             kill: Kill::No,
             asker: Asker::Turn,
@@ -102,6 +105,7 @@ impl Job {
             start: None,
             shown_bytes: adopt.shown_bytes,
             stage: Stage::Lost,
+            is_slow: false,
             until,
             kill: Kill::No,
             asker: Asker::Adopter,
@@ -115,6 +119,7 @@ impl Job {
             start: None,
             shown_bytes: 0,
             stage: Stage::Lost,
+            is_slow: false,
             until,
             kill: Kill::Wished,
             asker: Asker::Nobody,

@@ -130,6 +130,11 @@ impl Pool {
 
     pub(crate) fn down(&mut self, ctx: &mut Ctx<'_>, id: EffectId, fault: SshFault) {
         if let Some(computer) = Pool::link_of(ctx, id) {
+            if crate::planted!("D55") {
+                for other in self.computers.values_mut() {
+                    other.refuse_waiting(ctx, &mut self.told, &fault.message);
+                }
+            }
             self.on(ctx, &computer, |computer, ctx, voice| {
                 computer.failed(ctx, voice, fault);
             });

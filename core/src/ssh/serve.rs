@@ -243,6 +243,7 @@ impl Computer {
         start.not_after = ctx.held_until(start.turn);
         ctx.kit.emit(Effect::StartTool { id, start });
         job.until = job.until.min(run_until);
+        job.is_slow = false;
         let due = match job.is_traced() {
             true => ctx.now.mono + ctx.config.ssh.start_ms,
             false => job.until,
@@ -403,6 +404,14 @@ impl Computer {
         };
         let is_looking = matches!(job.stage, Stage::Looking(_));
         match (&job.start, job.kill) {
+            (Some(_), Kill::No) if is_looking && job.is_slow => {
+                let why = alloc::format!(
+                    "{} has not started it within {} s; see that its working directory can be read there",
+                    quoted(&self.id),
+                    ctx.config.ssh.start_ms / 1_000
+                );
+                self.answer(ctx, voice, tool, not_started(&why));
+            }
             (Some(_), Kill::No) if is_looking => {
                 job.call.attempt += 1;
                 self.wait_again(ctx, tool);
@@ -469,7 +478,8 @@ impl Computer {
                 let why = self.why_unreachable(ctx);
                 self.answer(ctx, voice, tool, not_started(&why));
             }
-            Stage::Starting(_) | Stage::Looking(_) if job.until > now => {
+            Stage::Starting(_) if job.until > now => self.leave_start(ctx, tool),
+            Stage::Looking(_) if job.until > now => {
                 self.give_up_link(ctx, voice, "it has not answered about a command");
             }
             Stage::Running(_) if job.kill == Kill::No => {
@@ -499,6 +509,25 @@ impl Computer {
                 self.abandon(ctx, voice, tool, &why);
             }
         }
+    }
+
+    /// A start is not heard of, as where its directory is on a disk that does not
+    /// answer: that is this call's trouble and not the link's. The look for it
+    /// tells, or finds that the link is no good.
+    fn leave_start(&mut self, ctx: &mut Ctx<'_>, tool: EffectId) {
+        let Some(job) = self.jobs.get_mut(&tool) else {
+            return;
+        };
+        if let Some(id) = job.attempt() {
+            ctx.kit.flights.remove(&id);
+            ctx.kit.emit(Effect::LeaveTool { id });
+        }
+        if job.kill == Kill::Sent {
+            job.kill = Kill::Wished;
+        }
+        job.is_slow = true;
+        let until = job.until;
+        self.enter(ctx, tool, Stage::Lost, until);
     }
 
     /// Answers a call whose command may run on, and has it killed when that can be done.

@@ -9,7 +9,7 @@
 //! time, latency, randomness of the system, order of tasks.
 //!
 //! Only what clients and providers see is judged, by the oracles in `oracle`.
-//! Computers reached over SSH will be one more kind of host; see `fact::Role`.
+//! Links to computers over SSH have a smaller world of their own, [`links`].
 
 mod client;
 mod entropy;
@@ -17,6 +17,7 @@ mod exec;
 mod fact;
 mod http;
 mod lag;
+pub mod links;
 mod net;
 mod oracle;
 mod plan;

@@ -1,11 +1,12 @@
 //! `command-ends` (T5, T10, L10): a command is gone soon after its turn has
 //! ended, also one that its server has left behind; and, while its server lives,
 //! soon after its own deadline: the core does not rely on a supervisor that may
-//! fail to keep it.
+//! fail to keep it. On a computer with which something was wrong, that holds
+//! from the next look over a link that stays open.
 
 use std::collections::BTreeMap;
 
-use dispatch_core::ids::TurnId;
+use dispatch_core::ids::{ComputerId, EffectId, TurnId};
 use dispatch_core::store::TurnState;
 
 use super::hindrance::Hindrance;
@@ -17,6 +18,8 @@ use crate::fact::{Fact, Life, Moment};
 const SOON_US: Us = 30_000_000;
 /// What nobody watches is looked for once a sweep.
 const SWEEP_US: Us = 15_000_000;
+/// And over a link, every ten minutes.
+const FAR_SWEEP_US: Us = 600_000_000;
 
 #[derive(Debug)]
 struct Running {
@@ -24,6 +27,9 @@ struct Running {
     /// `None`: its server has died or let go of it.
     replica: Option<usize>,
     due_at: Us,
+    /// Where it runs, if not there.
+    computer: Option<ComputerId>,
+    begun_at: Us,
 }
 
 impl Running {
@@ -38,16 +44,67 @@ impl Running {
 pub(crate) struct CommandEnds {
     running: BTreeMap<String, Running>,
     ended: BTreeMap<TurnId, Us>,
+    /// To which computer, and open since when.
+    links: BTreeMap<(usize, EffectId), (ComputerId, Us)>,
+    trouble_until: BTreeMap<ComputerId, Us>,
     hindrance: Hindrance,
 }
 
 impl CommandEnds {
     /// What a dead server has left its own supervisor must end at its deadline.
     fn leave(&mut self, replica: usize) {
+        self.links.retain(|(of, _), _| *of != replica);
         for running in self.running.values_mut() {
             if running.replica == Some(replica) {
                 running.let_go();
             }
+        }
+    }
+
+    /// From when on it must be found, and within how long; `None`: nobody can.
+    fn looked_for(&self, running: &Running, due_at: Us) -> Option<(Us, Us)> {
+        let is_left = running.replica.is_none();
+        let Some(computer) = &running.computer else {
+            return Some((due_at, if is_left { SWEEP_US } else { 0 }));
+        };
+        let trouble_until = self.trouble_until.get(computer).copied();
+        // It may have been found only now, to be killed.
+        let due_at = due_at.max(running.begun_at);
+        let was_well = trouble_until.is_none_or(|until| until < running.begun_at);
+        if was_well && !is_left {
+            return Some((due_at, 0));
+        }
+        let links = self.links.values().filter(|(to, _)| to == computer);
+        let open_since = links.map(|(_, since)| *since).min()?;
+        let clear_at = due_at
+            .max(open_since)
+            .max(trouble_until.unwrap_or_default());
+        Some((clear_at, FAR_SWEEP_US))
+    }
+
+    fn look_at_links(&mut self, at: Us, fact: &Fact<'_>) {
+        match fact {
+            Fact::LinkWished {
+                replica,
+                computer,
+                link,
+            } => {
+                let wished = ((*computer).clone(), Us::MAX);
+                self.links.insert((*replica, *link), wished);
+            }
+            Fact::LinkUp { replica, link } => {
+                if let Some((_, since)) = self.links.get_mut(&(*replica, *link)) {
+                    *since = at;
+                }
+            }
+            Fact::LinkGone { replica, link } => {
+                self.links.remove(&(*replica, *link));
+            }
+            Fact::ComputerTroubled { computer, until } => {
+                let known = self.trouble_until.entry((*computer).clone()).or_default();
+                *known = (*until).max(*known);
+            }
+            _ => {}
         }
     }
 
@@ -58,10 +115,8 @@ impl CommandEnds {
             let Some(due_at) = self.hindrance.clear_since(due_at) else {
                 continue;
             };
-            let looked_for_us = if running.replica.is_none() {
-                SWEEP_US
-            } else {
-                0
+            let Some((due_at, looked_for_us)) = self.looked_for(running, due_at) else {
+                continue;
             };
             if at.saturating_sub(due_at) > SOON_US + looked_for_us {
                 let end = if ended_at.is_some() {
@@ -86,11 +141,13 @@ impl Oracle for CommandEnds {
 
     fn see(&mut self, moment: &Moment, fact: &Fact<'_>) -> Result<(), Breach> {
         self.hindrance.see(moment, fact);
+        self.look_at_links(moment.at, fact);
         match fact {
             Fact::ToolStarted {
                 command,
                 turn,
                 replica,
+                computer,
                 deadline_ms,
                 ..
             }
@@ -98,6 +155,7 @@ impl Oracle for CommandEnds {
                 command,
                 turn,
                 replica,
+                computer,
                 deadline_ms,
                 ..
             } => {
@@ -105,6 +163,8 @@ impl Oracle for CommandEnds {
                     turn: *turn,
                     replica: Some(*replica),
                     due_at: moment.at + deadline_ms * 1_000,
+                    computer: computer.cloned(),
+                    begun_at: moment.at,
                 };
                 self.running.insert((*command).to_owned(), running);
             }

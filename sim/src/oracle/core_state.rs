@@ -2,7 +2,9 @@
 //! Dispatcher's own invariants hold. `bounded`: a Dispatcher
 //! at rest weighs what a new one does, so nothing of past turns is kept.
 
-use super::{Breach, Oracle};
+use std::rc::Rc;
+
+use super::{Breach, Oracle, Terms};
 use crate::fact::{Fact, Moment};
 
 #[derive(Debug, Default)]
@@ -45,9 +47,20 @@ impl Oracle for CoreCheck {
 
 /// Room for a timer or two, a random state and longer numbers.
 const SLACK_BYTES: usize = 512;
+/// For how a computer's link stands, and what went wrong with it last.
+const COMPUTER_BYTES: usize = 1_024;
 
-#[derive(Debug, Default)]
-pub(crate) struct Bounded;
+#[derive(Debug)]
+pub(crate) struct Bounded {
+    slack_bytes: usize,
+}
+
+impl Bounded {
+    pub(crate) fn new(terms: &Rc<Terms>) -> Bounded {
+        let slack_bytes = SLACK_BYTES + COMPUTER_BYTES * terms.computers;
+        Bounded { slack_bytes }
+    }
+}
 
 impl Oracle for Bounded {
     fn name(&self) -> &'static str {
@@ -60,7 +73,7 @@ impl Oracle for Bounded {
                 replica,
                 bytes,
                 fresh_bytes,
-            } if *bytes > fresh_bytes + SLACK_BYTES => Breach::new(
+            } if *bytes > fresh_bytes + self.slack_bytes => Breach::new(
                 format!("a Dispatcher at rest of about {fresh_bytes} bytes"),
                 format!("replica {replica} holds {bytes}"),
             ),

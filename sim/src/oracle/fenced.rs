@@ -106,6 +106,11 @@ impl Oracle for Fenced {
             Fact::Opened { turn, epoch, .. } => {
                 self.holds(moment.store_now, *turn, *epoch, "request")
             }
+            // Over there a command is also found in order to be killed, by whoever
+            // could not kill it while it was its owner.
+            Fact::ToolAdopted {
+                computer: Some(_), ..
+            } => Ok(()),
             Fact::ToolStarted { turn, epoch, .. } | Fact::ToolAdopted { turn, epoch, .. } => {
                 self.holds(moment.store_now, *turn, *epoch, "command")
             }

@@ -9,6 +9,7 @@ mod accepted_once;
 mod at_home;
 mod client_view;
 mod command_ends;
+mod contained;
 mod content;
 mod converged;
 mod core_state;
@@ -17,6 +18,7 @@ mod hindrance;
 mod idle_slot;
 mod justified;
 mod limit;
+mod links;
 mod log_size;
 mod no_backstop;
 mod one_terminal;
@@ -61,6 +63,8 @@ pub struct Terms {
     pub step_limit: u32,
     /// Who is told of terminal events (C7).
     pub endpoints: Vec<EndpointRow>,
+    /// How many computers tools run on over links.
+    pub computers: usize,
 }
 
 /// A promise that was broken.
@@ -101,6 +105,7 @@ pub fn names() -> Vec<&'static str> {
         step_limit_bytes: 0,
         step_limit: 0,
         endpoints: Vec::new(),
+        computers: 0,
     };
     let oracles = all(&Rc::new(terms));
     oracles.iter().map(|oracle| oracle.name()).collect()
@@ -132,6 +137,10 @@ pub(crate) fn all(terms: &Rc<Terms>) -> Vec<Box<dyn Oracle>> {
         Box::<tools::ToolOnce>::default(),
         Box::<tools::NoOrphan>::default(),
         Box::<command_ends::CommandEnds>::default(),
+        Box::<links::OneLink>::default(),
+        Box::<links::LinkEnds>::default(),
+        Box::<links::LinkBackoff>::default(),
+        Box::<contained::LinkFaultContained>::default(),
         Box::<usage::OfSteps>::default(),
         Box::<accepted_once::AcceptedOnce>::default(),
         Box::new(told::Told::new(terms)),
@@ -139,6 +148,6 @@ pub(crate) fn all(terms: &Rc<Terms>) -> Vec<Box<dyn Oracle>> {
         Box::<idle_slot::NoIdleSlot>::default(),
         Box::new(no_backstop::NoBackstop::new(terms)),
         Box::<core_state::CoreCheck>::default(),
-        Box::<core_state::Bounded>::default(),
+        Box::new(core_state::Bounded::new(terms)),
     ]
 }

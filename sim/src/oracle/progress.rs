@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dispatch_core::ids::TurnId;
-use dispatch_core::store::TurnRow;
+use dispatch_core::store::{TurnRow, TurnState};
 
 use super::{Breach, Oracle};
 use crate::clock::Us;
@@ -17,6 +17,9 @@ use crate::fact::{Fact, Moment};
 const VERBS_US: Us = 130_000_000;
 /// A tool's deadline (10 min), the time to kill it (twice 20 s), then its verb.
 const TOOL_US: Us = 640_000_000 + VERBS_US;
+/// On another computer a call may wait for as long without ever being started,
+/// and a minute for a link before (S4).
+const FAR_TOOL_US: Us = 60_000_000 + TOOL_US;
 
 #[derive(Debug, Default)]
 struct Ownership {
@@ -52,6 +55,9 @@ impl Progress {
             return Ok(());
         }
         let mut allowed = ownership.idle_since + VERBS_US;
+        if after.computer.is_some() && after.state == TurnState::Tools {
+            allowed = allowed.max(ownership.idle_since + FAR_TOOL_US);
+        }
         if let Some(tool_at) = ownership.tool_at {
             allowed = allowed.max(tool_at + TOOL_US);
         }

@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dispatch_core::event::EventBody;
-use dispatch_core::ids::{Epoch, TurnId};
+use dispatch_core::ids::{ComputerId, Epoch, TurnId};
 use dispatch_core::tools::READ;
 
 use super::{Breach, Oracle};
+use crate::clock::Us;
 use crate::fact::{Fact, Moment};
 
 #[derive(Debug, Default)]
@@ -125,16 +126,34 @@ impl Oracle for ToolsAnswered {
     }
 }
 
+/// A command of an ownership.
+#[derive(Debug)]
+struct Begun {
+    epoch: Epoch,
+    computer: Option<ComputerId>,
+    at: Us,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct NoOrphan {
-    running: BTreeMap<TurnId, BTreeMap<String, Epoch>>,
+    running: BTreeMap<TurnId, BTreeMap<String, Begun>>,
+    trouble_until: BTreeMap<ComputerId, Us>,
 }
 
 impl NoOrphan {
+    /// It cannot be told apart from a dead one: its turn goes on without it, and
+    /// `command-ends` sees to the rest.
+    fn is_out_of_reach(&self, begun: &Begun) -> bool {
+        let computer = begun.computer.as_ref();
+        let until = computer.and_then(|computer| self.trouble_until.get(computer));
+        until.is_some_and(|until| *until >= begun.at)
+    }
+
     fn alone(&self, turn: TurnId, what: &str, may_run: Option<Epoch>) -> Result<(), Breach> {
         let running = self.running.get(&turn).into_iter().flatten();
-        for (command, epoch) in running {
-            if Some(*epoch) != may_run {
+        for (command, begun) in running {
+            let epoch = begun.epoch;
+            if Some(epoch) != may_run && !self.is_out_of_reach(begun) {
                 return Breach::new(
                     format!("nothing of turn {turn} runs when {what}"),
                     format!("`{command}` of epoch {} does", epoch.0),
@@ -145,33 +164,61 @@ impl NoOrphan {
     }
 }
 
+impl NoOrphan {
+    fn begun(
+        &mut self,
+        at: Us,
+        turn: TurnId,
+        command: &str,
+        epoch: Epoch,
+        computer: Option<&ComputerId>,
+    ) {
+        let begun = Begun {
+            epoch,
+            computer: computer.cloned(),
+            at,
+        };
+        let running = self.running.entry(turn).or_default();
+        // Who finds it to kill it does not own it anew.
+        let is_known = |known: &Begun| known.epoch >= epoch;
+        if !running.get(command).is_some_and(is_known) {
+            running.insert(command.to_owned(), begun);
+        }
+    }
+}
+
 impl Oracle for NoOrphan {
     fn name(&self) -> &'static str {
         "no-orphan"
     }
 
-    fn see(&mut self, _: &Moment, fact: &Fact<'_>) -> Result<(), Breach> {
+    fn see(&mut self, moment: &Moment, fact: &Fact<'_>) -> Result<(), Breach> {
         match fact {
             Fact::Opened { turn, .. } => self.alone(*turn, "it streams", None),
+            Fact::ComputerTroubled { computer, until } => {
+                let known = self.trouble_until.entry((*computer).clone()).or_default();
+                *known = (*until).max(*known);
+                Ok(())
+            }
             Fact::ToolStarted {
                 command,
                 turn,
                 epoch,
+                computer,
                 ..
             } => {
                 self.alone(*turn, "a later ownership starts a command", Some(*epoch))?;
-                let running = self.running.entry(*turn).or_default();
-                running.insert((*command).to_owned(), *epoch);
+                self.begun(moment.at, *turn, command, *epoch, *computer);
                 Ok(())
             }
             Fact::ToolAdopted {
                 command,
                 turn,
                 epoch,
+                computer,
                 ..
             } => {
-                let running = self.running.entry(*turn).or_default();
-                running.insert((*command).to_owned(), *epoch);
+                self.begun(moment.at, *turn, command, *epoch, *computer);
                 Ok(())
             }
             Fact::ToolGone { command, turn, .. } => {

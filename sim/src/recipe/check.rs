@@ -15,6 +15,7 @@ use crate::scenario::{Act, Chaos, HOUR, Message, Scenario, When};
 
 const MOST_REPLICAS: usize = 9;
 const MOST_PROVIDERS: usize = 2;
+const MOST_COMPUTERS: usize = 16;
 /// Nothing happens later, and nothing lasts longer.
 const MOST_US: Us = 30 * 24 * HOUR;
 const MOST_MS: u64 = MOST_US / 1_000;
@@ -22,7 +23,7 @@ const MOST_MS: u64 = MOST_US / 1_000;
 const LEAST_STORE_US: Us = 200;
 
 /// What else [`When::At`] may wait for.
-const OTHER_EFFECTS: [&str; 16] = [
+const OTHER_EFFECTS: [&str; 19] = [
     "open-provider",
     "close-provider",
     "start-tool",
@@ -31,6 +32,9 @@ const OTHER_EFFECTS: [&str; 16] = [
     "leave-tool",
     "find-unattended",
     "end-unattended",
+    "connect-computer",
+    "ping-computer",
+    "close-computer",
     "deliver",
     "cancel-delivery",
     "publish",
@@ -159,6 +163,11 @@ fn settings(scenario: &Scenario) -> Checked {
         count(scenario.webhooks.len()),
         0..=16,
     )?;
+    within(
+        "`computers`",
+        count(scenario.computers),
+        0..=count(MOST_COMPUTERS),
+    )?;
     within("`calmAt`", scenario.calm_at, 0..=MOST_US)?;
     within(
         "`storeSlowest`",
@@ -171,6 +180,10 @@ fn talks(scenario: &Scenario) -> Checked {
     for talk in &scenario.conversations {
         ensure(talk.provider < scenario.limits.len(), || {
             "a conversation is for a provider that is not there".to_owned()
+        })?;
+        let is_there = talk.computer.is_none_or(|n| n < scenario.computers);
+        ensure(is_there, || {
+            "a conversation is for a computer that is not there".to_owned()
         })?;
     }
     let real = |message: &&Message| !message.is_blank();
@@ -192,6 +205,7 @@ fn check_act(scenario: &Scenario, act: &Act) -> Checked {
             within("the limit of an act", u64::from(*limit), 1..=1_000)?;
             ensure(*provider < scenario.limits.len(), || not_there(act))
         }
+        Act::Test { computer } => ensure(*computer < scenario.computers, || not_there(act)),
         Act::Star { .. } => Ok(()),
     }
 }
@@ -222,6 +236,9 @@ fn check_chaos(scenario: &Scenario, chaos: &Chaos) -> Checked {
         Chaos::Rot { conversation } => ensure(*conversation < scenario.conversations.len(), || {
             not_there(chaos)
         }),
+        Chaos::Computer { computer, .. } => {
+            ensure(*computer < scenario.computers, || not_there(chaos))
+        }
         Chaos::Partition { .. }
         | Chaos::Storm { .. }
         | Chaos::Panic { .. }

@@ -154,7 +154,7 @@ impl Recipe {
 }
 
 impl Chaos {
-    /// Whom it befalls; `None`: the provider.
+    /// Whom it befalls; `None`: no replica.
     pub(crate) fn replica_mut(&mut self) -> Option<&mut usize> {
         match self {
             Chaos::Kill { replica, .. }
@@ -164,7 +164,7 @@ impl Chaos {
             | Chaos::Panic { replica, .. }
             | Chaos::Wedge { replica, .. }
             | Chaos::WallJump { replica, .. } => Some(replica),
-            Chaos::Storm { .. } | Chaos::Rot { .. } => None,
+            Chaos::Storm { .. } | Chaos::Rot { .. } | Chaos::Computer { .. } => None,
         }
     }
 

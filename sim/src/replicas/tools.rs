@@ -160,6 +160,7 @@ impl Ring {
             return None;
         }
         self.tell(&Fact::ToolStarted {
+            computer: None,
             command: &command,
             turn: start.turn,
             epoch: start.epoch,
@@ -248,6 +249,7 @@ impl Ring {
                     State::Runs => {
                         place.watcher = Some((adopter.clone(), id));
                         self.tell(&Fact::ToolAdopted {
+                            computer: None,
                             command: &place.command,
                             turn,
                             epoch,

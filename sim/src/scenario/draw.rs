@@ -85,6 +85,7 @@ impl Scenario {
             step_limit_bytes: DOCUMENTED_STEP_BYTES,
             step_limit: 0,
             webhooks: Vec::new(),
+            computers: 0,
             calm_at,
             acts: Vec::new(),
             chaos: Vec::new(),
@@ -123,6 +124,7 @@ impl Scenario {
         scenario.plan_absences(more);
         scenario.plan_rot(more);
         scenario.plan_stillbirths(more);
+        scenario.plan_computers(more);
         scenario
     }
 
@@ -440,6 +442,7 @@ fn conversations(rng: &mut Rng, few: u64, providers: usize) -> Vec<Conversation>
             },
             workspace: rng.pick(&slugs[..shown]).clone(),
             provider: rng.index(providers),
+            computer: None,
         })
         .collect()
 }
@@ -505,6 +508,7 @@ mod tests {
         assert!(some(&|c| matches!(c, Chaos::Wedge { .. })));
         assert!(some(&|c| matches!(c, Chaos::Panic { .. })));
         assert!(some(&|c| matches!(c, Chaos::Rot { .. })));
+        assert!(some(&|c| matches!(c, Chaos::Computer { .. })));
         assert!(many.iter().any(|s| s.retry_budget_ms == 105_000));
         assert!(many.iter().any(|s| s.calm_at >= 10 * HOUR));
         for (fault, _) in FAULTS {

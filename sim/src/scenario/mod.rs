@@ -2,6 +2,7 @@
 //! most seeds leave most kinds of trouble out, so that each kind is also met
 //! alone.
 
+mod computers;
 mod draw;
 mod listed;
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Us;
 use crate::script::Script;
+pub(crate) use computers::Trouble;
 
 pub(crate) const SECOND: Us = 1_000_000;
 pub(crate) const MINUTE: Us = 60 * SECOND;
@@ -54,6 +56,9 @@ pub(crate) struct Scenario {
     /// Who is told of terminal events.
     #[serde(default)]
     pub(crate) webhooks: Vec<Hook>,
+    /// Computers that tools run on over links.
+    #[serde(default)]
+    pub(crate) computers: usize,
     /// When the calm begins.
     pub(crate) calm_at: Us,
     pub(crate) conversations: Vec<Conversation>,
@@ -84,6 +89,9 @@ pub(crate) struct Conversation {
     pub(crate) id: Option<ConversationId>,
     pub(crate) workspace: Slug,
     pub(crate) provider: usize,
+    /// Where its tools run; `None`: at the server.
+    #[serde(default)]
+    pub(crate) computer: Option<usize>,
 }
 
 /// A message to be sent; its token is its index.
@@ -139,6 +147,10 @@ pub(crate) enum Act {
         provider: usize,
         limit: u32,
     },
+    /// Somebody wants to know whether a computer can be reached.
+    Test {
+        computer: usize,
+    },
 }
 
 /// Something that befalls a process or the provider.
@@ -176,6 +188,12 @@ pub(crate) enum Chaos {
     WallJump { replica: usize, by_ms: i64 },
     /// A part of what was said in it cannot be read back from the store any more.
     Rot { conversation: usize },
+    /// Something is wrong with a computer, or with the way to it.
+    Computer {
+        computer: usize,
+        trouble: Trouble,
+        during: Us,
+    },
 }
 
 impl Chaos {
@@ -185,6 +203,7 @@ impl Chaos {
             Chaos::Pause { during, .. }
             | Chaos::Partition { during, .. }
             | Chaos::Wedge { during, .. }
+            | Chaos::Computer { during, .. }
             | Chaos::Storm { during, .. } => *during,
             Chaos::Kill { .. }
             | Chaos::Shutdown { .. }

@@ -126,6 +126,8 @@ pub(super) enum Going {
     Tool(String),
     /// A terminal event on its way to an endpoint.
     Post,
+    /// A link to a computer.
+    Link,
 }
 
 /// An event to be added; what is not set is nothing.

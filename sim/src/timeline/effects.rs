@@ -1,6 +1,6 @@
 //! What replicas want done.
 
-use dispatch_core::ids::{EffectId, TurnId};
+use dispatch_core::ids::{ComputerId, EffectId, TurnId};
 use dispatch_core::io::{Answer, Effect};
 use dispatch_core::store::Verb;
 
@@ -60,7 +60,7 @@ impl Builder {
                 self.request_over(at, replica, &place, *id, how);
             }
             Effect::StartTool { id, start } => {
-                let lane = self.lane(LaneKind::Computer, &place.node);
+                let lane = self.lane_of_tools(&place, start.computer.as_ref());
                 let detail = cut(&start.input, DETAIL_CHARS);
                 let draft = Draft::new(at, Kind::Tool, lane, format!("start {}", start.name));
                 let going = Going::Tool(start.call_id.clone());
@@ -91,7 +91,7 @@ impl Builder {
                 });
             }
             Effect::AdoptTool { id, adopt } => {
-                let lane = self.lane(LaneKind::Computer, &place.node);
+                let lane = self.lane_of_tools(&place, adopt.computer.as_ref());
                 let detail = format!("{} under epoch {}", adopt.call_id, adopt.epoch.0);
                 let draft = Draft::new(at, Kind::Tool, lane, "look for an earlier run");
                 let going = Going::Tool(adopt.call_id.clone());
@@ -107,10 +107,25 @@ impl Builder {
                     ..draft
                 });
             }
-            Effect::FindUnattended { .. } => {}
-            Effect::ConnectComputer { .. }
+            Effect::ConnectComputer { id, computer, .. } => {
+                let lane = self.lane(LaneKind::Computer, computer.as_str());
+                let draft = Draft::new(at, Kind::Tool, lane, "connect");
+                let detail = String::new();
+                self.go(replica, &place, *id, None, Going::Link, draft, detail);
+            }
+            Effect::CloseComputer { id } => {
+                let draft = self.back(at, replica, &place, *id, Kind::Tool);
+                self.flights.remove(&(replica, place.life, *id));
+                self.add(Draft {
+                    lane: draft.from.unwrap_or(place.lane),
+                    from: Some(place.lane),
+                    title: "close link".to_owned(),
+                    cause: place.input,
+                    ..draft
+                });
+            }
+            Effect::FindUnattended { .. }
             | Effect::PingComputer { .. }
-            | Effect::CloseComputer { .. }
             | Effect::ComputerChanged { .. } => {}
             Effect::EndUnattended { turns, .. } => {
                 let lane = self.lane(LaneKind::Computer, &place.node);
@@ -218,6 +233,12 @@ impl Builder {
         }
     }
 
+    /// Where a call's command runs: on another computer, or the replica's own.
+    fn lane_of_tools(&mut self, place: &Place, computer: Option<&ComputerId>) -> u32 {
+        let name = computer.map_or(&*place.node, ComputerId::as_str);
+        self.lane(LaneKind::Computer, name)
+    }
+
     fn ask(&mut self, at: Us, replica: usize, place: &Place, id: EffectId, verb: &Verb) {
         let store = self.store();
         let draft = Draft {
@@ -261,7 +282,7 @@ impl Builder {
         // A turn that is only asked for may never be.
         let turn_lane = match &what {
             Going::Verb("accept", _) => turn.and_then(|turn| self.known_turn(turn)),
-            Going::Verb(..) | Going::Stream | Going::Tool(_) | Going::Post => {
+            Going::Verb(..) | Going::Stream | Going::Tool(_) | Going::Post | Going::Link => {
                 turn.map(|turn| self.turn_lane(turn))
             }
         };

@@ -227,7 +227,7 @@ impl Builder {
         let flight = self.flights.remove(&(replica, place.life, id));
         let (verb, step) = match flight.as_ref().map(|flight| &flight.what) {
             Some(Going::Verb(name, step)) => (*name, *step),
-            Some(Going::Stream | Going::Tool(_) | Going::Post) | None => {
+            Some(Going::Stream | Going::Tool(_) | Going::Post | Going::Link) | None => {
                 ("late or repeated", Step::Stay)
             }
         };

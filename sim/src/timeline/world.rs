@@ -131,6 +131,11 @@ impl Watch for Builder {
             | Fact::Rotted { .. }
             | Fact::ToolAdopted { .. }
             | Fact::ToolLeft { .. }
+            | Fact::LinkWished { .. }
+            | Fact::LinkUp { .. }
+            | Fact::LinkGone { .. }
+            | Fact::ComputerTroubled { .. }
+            | Fact::ComputerTested { .. }
             | Fact::Registered { .. }
             | Fact::ToolStarted { .. }
             | Fact::Answered { .. }
@@ -256,6 +261,7 @@ impl Builder {
             Chaos::Partition { replica, .. } => (Some(*replica), "cut off".to_owned()),
             Chaos::Storm { kind, .. } => (None, format!("storm: {kind:?}")),
             Chaos::Rot { conversation } => (None, format!("rot in conversation {conversation}")),
+            Chaos::Computer { trouble, .. } => (None, format!("{trouble:?}").to_lowercase()),
             Chaos::WallJump { replica, by_ms } => (
                 Some(*replica),
                 format!("wall clock moves by {} s", by_ms / 1_000),
@@ -264,8 +270,13 @@ impl Builder {
         let place = replica.map(|replica| self.replica(replica));
         let lane = match &place {
             Some(place) => place.lane,
-            None if matches!(chaos, Chaos::Rot { .. }) => self.store(),
-            None => self.first_provider(),
+            None => match chaos {
+                Chaos::Rot { .. } => self.store(),
+                Chaos::Computer { computer, .. } => {
+                    self.lane(LaneKind::Computer, &format!("box-{computer}"))
+                }
+                _ => self.first_provider(),
+            },
         };
         self.add(Draft {
             detail: debugged(chaos, DETAIL_CHARS),
@@ -273,7 +284,7 @@ impl Builder {
         });
         let (kind, lanes) = match chaos {
             Chaos::Storm { .. } => (SpanKind::Storm, self.lanes_of(LaneKind::Provider)),
-            Chaos::Partition { .. } => (SpanKind::Partition, vec![lane]),
+            Chaos::Partition { .. } | Chaos::Computer { .. } => (SpanKind::Partition, vec![lane]),
             Chaos::Kill { .. }
             | Chaos::Shutdown { .. }
             | Chaos::Pause { .. }
@@ -324,6 +335,7 @@ impl Builder {
                 slug,
                 starred: false,
             } => format!("unstars {slug}"),
+            Act::Test { computer } => format!("tests computer {computer}"),
             Act::Limit { provider, limit } => format!("limits provider {provider} to {limit}"),
         };
         let lane = self.clients();

@@ -135,6 +135,9 @@ impl World<'_> {
                 self.storm = Some((until, kind));
             }
             Chaos::Rot { conversation } => self.rot(conversation),
+            Chaos::Computer {
+                computer, trouble, ..
+            } => self.befall_computer(computer, trouble, until),
             Chaos::WallJump { replica, by_ms } => {
                 let place = &mut self.replicas[replica];
                 place.wall_ahead_ms += by_ms;

@@ -95,6 +95,13 @@ impl World<'_> {
                 self.command(None, command);
                 self.star(slug, starred);
             }
+            Act::Test { computer } => {
+                let computer = self.computers.id(computer).clone();
+                self.tell(&Fact::ComputerTested {
+                    computer: &computer,
+                });
+                self.command(None, Command::TestComputer { computer });
+            }
             Act::Limit { provider, limit } => {
                 let provider = self.providers[provider].clone();
                 self.command(None, Command::SetLimit { provider, limit });
@@ -118,7 +125,9 @@ impl World<'_> {
             model: Some(format!("{provider}/model-1")),
             message: Script::message(token),
             cwd: None,
-            computer: None,
+            computer: conversation
+                .computer
+                .map(|computer| self.computers.id(computer).clone()),
             idempotency: message
                 .keyed
                 .then(|| (format!("key-{token}"), u64::from(token))),

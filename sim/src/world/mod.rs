@@ -4,7 +4,9 @@
 mod chaos;
 mod clients;
 mod court;
+mod far;
 mod follow;
+mod links;
 mod panics;
 mod process;
 mod provider;
@@ -34,7 +36,9 @@ use crate::scenario::{Act, Chaos, Scenario, StormKind};
 use crate::watchdog::Beat;
 use clients::Clients;
 use court::Court;
+use far::{Computers, Far};
 use follow::Followers;
+use links::{LinkEnd, Said, Turn};
 use process::Replica;
 use provider::Streams;
 use store::AtStore;
@@ -61,6 +65,12 @@ pub(crate) enum Event {
     Gone(u32),
     /// A delivery reaches its endpoint.
     Post(Box<Post>),
+    /// A link is let in, given up, or breaks.
+    Link(LinkEnd, Turn),
+    /// Something reaches a computer over a link.
+    Far(Box<Far>),
+    /// Something comes back over a link.
+    Said(Box<Said>),
     /// A command prints.
     ToolPrints(usize),
     /// A command ends by itself.
@@ -148,6 +158,7 @@ pub(crate) struct World<'s> {
     replicas: Vec<Replica>,
     streams: Streams,
     runs: Runs,
+    computers: Computers,
     clients: Clients,
     followers: Followers,
     pub(crate) court: Court,
@@ -186,6 +197,7 @@ impl<'s> World<'s> {
             step_limit_bytes: scenario.step_limit_bytes,
             step_limit: scenario.step_limit,
             endpoints: webhooks::endpoints(&scenario),
+            computers: scenario.computers,
         });
         let providers = ["north", "south"].into_iter().take(scenario.limits.len());
         let mut world = World {
@@ -203,6 +215,7 @@ impl<'s> World<'s> {
             replicas: (0..scenario.replicas).map(Replica::new).collect(),
             streams: Streams::default(),
             runs: Runs::default(),
+            computers: Computers::new(scenario.computers),
             clients: Clients::new(&scenario),
             followers: Followers::default(),
             court: Court::new(seed, &terms, scenario.replicas),
@@ -289,6 +302,9 @@ impl<'s> World<'s> {
             Event::Answer(stream) => self.answer_on(stream),
             Event::Gone(stream) => self.gone(stream),
             Event::Post(post) => self.posted(*post),
+            Event::Link(end, turn) => self.link_turns(end, turn),
+            Event::Far(far) => self.arrives_far(*far),
+            Event::Said(said) => self.said(*said),
             Event::ToolPrints(run) => self.tool_prints(run),
             Event::ToolEnds(run) => self.tool_ends(run),
             Event::ToolDies(run) => self.tool_dies(run),

@@ -53,6 +53,8 @@ impl World<'_> {
         let streams = std::mem::take(&mut process.streams);
         let runs = process.runs.clone();
         process.posts.clear();
+        process.links.clear();
+        process.attempts.clear();
         for stream in streams.into_values() {
             self.tell(&Fact::Closed { stream });
             self.abandon_stream(stream, 50_000);

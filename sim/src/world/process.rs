@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dispatch_core::Dispatcher;
-use dispatch_core::computer::{SshFault, SshFaultKind};
 use dispatch_core::config::{Config, OnCut, Provider};
 use dispatch_core::ids::{EffectId, Epoch, Owner, ProviderId, TurnId};
 use dispatch_core::io::{Effect, Input};
@@ -15,6 +14,8 @@ use dispatch_core::store::{ProviderSettings, Reply};
 use dispatch_core::time::{Instant, Timestamp};
 
 use super::chaos::{Doom, Hit};
+use super::far::Op;
+use super::links::Link;
 use super::{Event, World, webhooks};
 use crate::clock::{Clock, Us, store_time};
 use crate::fact::{Fact, Life};
@@ -50,6 +51,9 @@ pub(crate) struct Process {
     feeds: u64,
     pub(super) streams: BTreeMap<EffectId, u32>,
     pub(super) runs: BTreeMap<EffectId, usize>,
+    pub(super) links: BTreeMap<EffectId, Link>,
+    /// What was begun over which link.
+    pub(super) attempts: BTreeMap<EffectId, EffectId>,
     /// Verbs in flight that write to a turn.
     pub(super) writes: BTreeMap<EffectId, TurnId>,
     pub(super) views: BTreeMap<EffectId, ProviderId>,
@@ -139,6 +143,8 @@ impl World<'_> {
             feeds: 0,
             streams: BTreeMap::new(),
             runs: BTreeMap::new(),
+            links: BTreeMap::new(),
+            attempts: BTreeMap::new(),
             writes: BTreeMap::new(),
             views: BTreeMap::new(),
             posts: BTreeSet::new(),
@@ -214,6 +220,7 @@ impl World<'_> {
         if let Input::Command { id, .. } = &input {
             self.take_command(*id);
         }
+        self.tell_of_links(replica, &input);
         let at = self.at;
         let place = &mut self.replicas[replica];
         let Some(process) = &mut place.process else {
@@ -328,29 +335,48 @@ impl World<'_> {
             Effect::CloseProvider { id, finished: _ } => self.close_stream(replica, id),
             Effect::StartTool { id, start } => {
                 if self.is_in_time(replica, start.not_after) {
-                    self.start_tool(replica, id, *start);
+                    match start.link {
+                        Some(link) => {
+                            let not_after = self.when(replica, start.not_after);
+                            self.send_over(replica, link, Op::Start(id, start, not_after));
+                        }
+                        None => self.start_tool(replica, id, *start),
+                    }
                 }
             }
-            Effect::KillTool { id } => self.kill_tool(replica, id),
+            Effect::KillTool { id } => match self.link_of(replica, id) {
+                Some(link) => self.send_over(replica, link, Op::Kill(id)),
+                None => self.kill_tool(replica, id),
+            },
             Effect::AdoptTool { id, adopt } => {
                 if self.is_in_time(replica, adopt.not_after) {
-                    self.adopt_tool(replica, id, *adopt);
+                    match adopt.link {
+                        Some(link) => {
+                            let not_after = self.when(replica, adopt.not_after);
+                            self.send_over(replica, link, Op::Adopt(id, adopt, not_after));
+                        }
+                        None => self.adopt_tool(replica, id, *adopt),
+                    }
                 }
             }
             Effect::LeaveTool { id } => self.leave_tool(replica, id),
-            Effect::FindUnattended { id, .. } => self.find_unattended(replica, id),
-            Effect::EndUnattended { turns, .. } => self.end_unattended(replica, &turns),
-            Effect::ConnectComputer { id, .. } => {
-                let life = self.replicas[replica].life;
-                let fault = SshFault {
-                    kind: SshFaultKind::Config,
-                    message: "nobody reaches it".to_owned(),
-                };
-                self.send(1_000, replica, life, Input::ComputerDown { id, fault });
-            }
-            Effect::PingComputer { .. }
-            | Effect::CloseComputer { .. }
-            | Effect::ComputerChanged { .. } => {}
+            Effect::FindUnattended { id, link } => match link {
+                Some(link) => self.send_over(replica, link, Op::Find(id)),
+                None => self.find_unattended(replica, id),
+            },
+            Effect::EndUnattended { turns, link } => match link {
+                Some(link) => self.send_over(replica, link, Op::End(turns)),
+                None => self.end_unattended(replica, &turns),
+            },
+            Effect::ConnectComputer {
+                id,
+                computer,
+                connect_ms,
+                handshake_ms,
+            } => self.connect(replica, id, &computer, connect_ms + handshake_ms),
+            Effect::PingComputer { id } => self.send_over(replica, id, Op::Ping),
+            Effect::CloseComputer { id } => self.close_link(replica, id),
+            Effect::ComputerChanged { .. } => {}
             Effect::Deliver { id, delivery } => self.post(replica, id, *delivery),
             Effect::CancelDelivery { id } => self.cancel_post(replica, id),
             Effect::Publish { event } => self.publish(replica, *event),
@@ -365,6 +391,18 @@ impl World<'_> {
                 self.queue_in(0, Event::DrainedOrNot { replica, life });
             }
         }
+    }
+
+    /// When a process's clock will show this.
+    fn when(&self, replica: usize, instant: Instant) -> Us {
+        let process = self.replicas[replica].process.as_ref();
+        process.map_or(self.at, |process| process.clock.when(instant, self.at))
+    }
+
+    /// Over which link a call was begun.
+    fn link_of(&self, replica: usize, id: EffectId) -> Option<EffectId> {
+        let process = self.replicas[replica].process.as_ref()?;
+        process.attempts.get(&id).copied()
     }
 
     /// As the host does it.
@@ -549,6 +587,7 @@ impl World<'_> {
     pub(super) fn calm_down(&mut self) {
         self.calm = true;
         self.storm = None;
+        self.computers.calm_down();
         self.recorder.line(self.at, || "calm".to_owned());
         self.recorder
             .watched(|watch| watch.note(self.at, &Note::Calm));

@@ -1,5 +1,6 @@
-//! Commands: they run in run directories of their replica's computer, and go on
-//! when the server that started them dies, until it is back and adopts them.
+//! Commands: they run in run directories of their replica's computer, or of one
+//! that is reached over a link, and go on when the server that started them
+//! dies, until somebody adopts them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,6 +10,7 @@ use dispatch_core::ids::{EffectId, Epoch, TurnId};
 use dispatch_core::io::{Found, Input, ToolAdopt, ToolEnd, ToolStart};
 use dispatch_core::tools::READ;
 
+use super::links::LinkEnd;
 use super::{Event, World};
 use crate::clock::Us;
 use crate::fact::Fact;
@@ -35,8 +37,7 @@ struct Run {
     turn: TurnId,
     call_id: String,
     /// Who watches it, and as which effect; nobody once it was let go of.
-    replica: usize,
-    life: u32,
+    place: Place,
     effect: Option<EffectId>,
     state: State,
     /// Between a kill and its death.
@@ -45,8 +46,39 @@ struct Run {
     /// Nobody is told of its end.
     end_is_lost: bool,
     fails: bool,
-    /// Effects that wait for its death: replica, life and whom to tell.
-    adopters: Vec<(usize, u32, EffectId)>,
+    /// Effects that wait for its death, and whose they are.
+    adopters: Vec<(Place, EffectId)>,
+}
+
+/// From where a command is watched.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) replica: usize,
+    pub(super) life: u32,
+    /// On another computer, over this link.
+    pub(super) far: Option<(usize, EffectId)>,
+}
+
+impl Place {
+    fn link(self) -> Option<LinkEnd> {
+        let (_, link) = self.far?;
+        Some(LinkEnd {
+            replica: self.replica,
+            life: self.life,
+            link,
+        })
+    }
+
+    fn computer(self) -> Option<usize> {
+        self.far.map(|(computer, _)| computer)
+    }
+}
+
+impl Run {
+    /// It runs on the replica's own computer.
+    fn is_at(&self, replica: usize) -> bool {
+        self.place.far.is_none() && self.place.replica == replica
+    }
 }
 
 enum State {
@@ -58,6 +90,34 @@ enum State {
 impl Runs {
     pub(super) fn turn_of(&self, run: usize) -> Option<TurnId> {
         self.runs.get(run).map(|run| run.turn)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Commands that run on a computer.
+    pub(super) fn running_on(&self, computer: usize) -> Vec<usize> {
+        let runs = self.runs.iter().enumerate();
+        runs.filter(|(_, run)| run.place.computer() == Some(computer))
+            .filter(|(_, run)| matches!(run.state, State::Runs))
+            .map(|(n, _)| n)
+            .collect()
+    }
+
+    /// The command that a process knows as this effect.
+    pub(super) fn watched_as(&self, replica: usize, life: u32, id: EffectId) -> Option<usize> {
+        let of = |run: &Run| (run.place.replica, run.place.life, run.effect);
+        self.runs
+            .iter()
+            .position(|run| of(run) == (replica, life, Some(id)))
+    }
+
+    /// What this process knows a command as.
+    pub(super) fn watcher_of(&self, run: usize, replica: usize, life: u32) -> Option<EffectId> {
+        let run = &self.runs[run];
+        let is_its = (run.place.replica, run.place.life) == (replica, life);
+        run.effect.filter(|_| is_its)
     }
 
     /// Commands that run.
@@ -74,10 +134,8 @@ fn output_of(command: &str) -> String {
 impl World<'_> {
     pub(super) fn start_tool(&mut self, replica: usize, effect: EffectId, start: ToolStart) {
         let life = self.replicas[replica].life;
-        let input: serde_json::Value = serde_json::from_str(&start.input).unwrap_or_default();
-        let command = input["command"].as_str().unwrap_or(&start.input).to_owned();
         if start.name == READ.name {
-            return self.look_at_file(replica, effect, &command);
+            return self.look_at_file(replica, effect, &start);
         }
         let directory = (replica, start.turn, start.call_id.clone());
         if let Some(Directory::Closed) = self.runs.directories.get(&directory) {
@@ -85,12 +143,26 @@ impl World<'_> {
             self.send(1_000, replica, life, Input::ToolDone { id: effect, end });
             return;
         }
+        let run = Directory::Run(self.runs.count());
+        self.runs.directories.insert(directory, run);
+        let place = Place {
+            replica,
+            life,
+            far: None,
+        };
+        self.begin_run(place, effect, start);
+    }
+
+    pub(super) fn begin_run(&mut self, place: Place, effect: EffectId, start: ToolStart) {
+        let replica = place.replica;
+        let command = command_of(&start);
         self.tell(&Fact::ToolStarted {
             command: &command,
             turn: start.turn,
             epoch: start.epoch,
             call_id: &start.call_id,
             replica,
+            computer: start.computer.as_ref(),
             deadline_ms: start.deadline_ms,
         });
         let digest = xxhash_rust::xxh3::xxh3_64(command.as_bytes());
@@ -105,24 +177,21 @@ impl World<'_> {
             false => rng.spread(2_000, 90 * SECOND).min(deadline),
         };
         let run = self.runs.runs.len();
-        self.runs.directories.insert(directory, Directory::Run(run));
         self.runs.runs.push(Run {
             command,
             turn: start.turn,
             call_id: start.call_id,
-            replica,
-            life,
+            place,
             effect: Some(effect),
             state: State::Runs,
             kill_us: rng.spread(5_000, 5 * SECOND),
             is_dying: false,
-            end_is_lost: trouble.end_is_lost,
+            // Over there an end is read, not told.
+            end_is_lost: trouble.end_is_lost && place.far.is_none(),
             fails: trouble.fails,
             adopters: Vec::new(),
         });
-        if let Some(process) = &mut self.replicas[replica].process {
-            process.runs.insert(effect, run);
-        }
+        self.watches(place, effect, run);
         if rng.chance(4_000) {
             self.queue_in(lasts / 2, Event::ToolPrints(run));
         }
@@ -130,16 +199,11 @@ impl World<'_> {
     }
 
     /// Within the server, and gone with it.
-    fn look_at_file(&mut self, replica: usize, id: EffectId, command: &str) {
+    fn look_at_file(&mut self, replica: usize, id: EffectId, start: &ToolStart) {
         let life = self.replicas[replica].life;
-        let digest = xxhash_rust::xxh3::xxh3_64(command.as_bytes());
+        let digest = xxhash_rust::xxh3::xxh3_64(command_of(start).as_bytes());
         let mut rng = self.dice.keyed(Purpose::Tool, digest, 0);
-        let end = ToolEnd {
-            ok: true,
-            output: output_of(command),
-            duration_ms: 1,
-            spilled: None,
-        };
+        let end = read_end(start);
         let after = rng.spread(1_000, 5 * SECOND);
         self.send(after, replica, life, Input::ToolDone { id, end });
     }
@@ -153,8 +217,11 @@ impl World<'_> {
                 offset: 0,
                 text: output_of(&run.command),
             };
-            let (replica, life) = (run.replica, run.life);
-            self.deliver(replica, life, input);
+            let Place { replica, life, .. } = run.place;
+            match run.place.link() {
+                Some(over) => self.say(over, 1_000, input),
+                None => self.deliver(replica, life, input),
+            }
         }
     }
 
@@ -181,7 +248,7 @@ impl World<'_> {
     /// Tells everybody of a command's end.
     fn bury(&mut self, at: usize, end: Option<&ToolEnd>) {
         let run = &mut self.runs.runs[at];
-        let (replica, life, id) = (run.replica, run.life, run.effect);
+        let (place, id) = (run.place, run.effect);
         let (turn, is_heard) = (run.turn, !run.end_is_lost);
         let (command, call_id) = (run.command.clone(), run.call_id.clone());
         let adopters = std::mem::take(&mut run.adopters);
@@ -193,9 +260,9 @@ impl World<'_> {
             turn,
             end,
         });
-        for (replica, life, id) in adopters {
+        for (place, id) in adopters {
             let found = self.found(at);
-            self.send(1_000, replica, life, Input::Adopted { id, found });
+            self.hear(place, 1_000, Input::Adopted { id, found });
         }
         if let (true, Some(id)) = (is_heard, id) {
             let end = end.cloned().unwrap_or_else(|| refused("killed"));
@@ -206,9 +273,17 @@ impl World<'_> {
                     id,
                     end: end.clone(),
                 };
-                self.send(2 * after, replica, life, twice);
+                self.hear(place, 2 * after, twice);
             }
-            self.send(after, replica, life, Input::ToolDone { id, end });
+            self.hear(place, after, Input::ToolDone { id, end });
+        }
+    }
+
+    /// Tells whoever watches a command.
+    fn hear(&mut self, place: Place, after: Us, input: Input) {
+        match place.link() {
+            Some(over) => self.say(over, after, input),
+            None => self.send(after, place.replica, place.life, input),
         }
     }
 
@@ -224,7 +299,8 @@ impl World<'_> {
 
     pub(super) fn kill_tool(&mut self, replica: usize, effect: EffectId) {
         let process = self.replicas[replica].process.as_ref();
-        if let Some(run) = process.and_then(|p| p.runs.get(&effect)).copied() {
+        let run = process.and_then(|p| p.runs.get(&effect)).copied();
+        if let Some(run) = run.filter(|run| self.runs.runs[*run].is_at(replica)) {
             self.kill_run(run);
         }
     }
@@ -259,42 +335,72 @@ impl World<'_> {
                 Found::Nothing
             }
             Directory::Run(run) => {
-                let place = &mut self.runs.runs[run];
-                match place.state {
-                    State::Runs if place.is_dying => {
-                        place.adopters.push((replica, life, id));
-                        return;
-                    }
-                    State::Runs => {
-                        self.court.sometimes.hit(Point::AdoptedRunning);
-                        self.watch_on(replica, id, run, epoch);
-                        Found::Running
-                    }
-                    State::Killed | State::Ended(_) => {
-                        self.court.sometimes.hit(Point::AdoptedFinished);
-                        self.found(run)
-                    }
+                let place = Place {
+                    replica,
+                    life,
+                    far: None,
+                };
+                match self.look_at_run(place, id, run, epoch) {
+                    Some(found) => found,
+                    None => return,
                 }
             }
         };
         self.send(1_000, replica, life, Input::Adopted { id, found });
     }
 
-    fn watch_on(&mut self, replica: usize, id: EffectId, at: usize, epoch: Epoch) {
-        let (turn, command) = {
-            let run = &mut self.runs.runs[at];
-            (run.replica, run.life) = (replica, self.replicas[replica].life);
-            run.effect = Some(id);
-            (run.turn, run.command.clone())
-        };
-        if let Some(process) = &mut self.replicas[replica].process {
-            process.runs.insert(id, at);
+    /// What is found of a command; it is watched from here where it runs. `None`:
+    /// that is told when it has died.
+    pub(super) fn look_at_run(
+        &mut self,
+        place: Place,
+        id: EffectId,
+        at: usize,
+        epoch: Epoch,
+    ) -> Option<Found> {
+        let run = &mut self.runs.runs[at];
+        Some(match run.state {
+            State::Runs if run.is_dying => {
+                run.adopters.push((place, id));
+                return None;
+            }
+            State::Runs => {
+                self.court.sometimes.hit(match place.far {
+                    Some(_) => Point::AdoptedFar,
+                    None => Point::AdoptedRunning,
+                });
+                self.watch_on(place, id, at, epoch);
+                Found::Running
+            }
+            State::Killed | State::Ended(_) => {
+                self.court.sometimes.hit(Point::AdoptedFinished);
+                self.found(at)
+            }
+        })
+    }
+
+    fn watches(&mut self, place: Place, id: EffectId, run: usize) {
+        let replica = &mut self.replicas[place.replica];
+        let process = replica.process.as_mut();
+        if let Some(process) = process.filter(|_| replica.life == place.life) {
+            process.runs.insert(id, run);
         }
+    }
+
+    fn watch_on(&mut self, place: Place, id: EffectId, at: usize, epoch: Epoch) {
+        let run = &mut self.runs.runs[at];
+        run.place = place;
+        run.effect = Some(id);
+        let (turn, command) = (run.turn, run.command.clone());
+        self.watches(place, id, at);
+        let computer = place.computer();
+        let computer = computer.map(|computer| self.computers.id(computer).clone());
         self.tell(&Fact::ToolAdopted {
             command: &command,
             turn,
             epoch,
-            replica,
+            replica: place.replica,
+            computer: computer.as_ref(),
             deadline_ms: Deadlines::default().tool_ms,
         });
     }
@@ -302,23 +408,31 @@ impl World<'_> {
     /// Its server watches a command no more.
     pub(super) fn leave_tool(&mut self, replica: usize, effect: EffectId) {
         let process = self.replicas[replica].process.as_mut();
-        let Some(run) = process.and_then(|p| p.runs.remove(&effect)) else {
+        let Some(process) = process else { return };
+        process.attempts.remove(&effect);
+        let Some(run) = process.runs.remove(&effect) else {
             return;
         };
         self.court.sometimes.hit(Point::CommandLeft);
-        self.runs.runs[run].effect = None;
-        let command = self.runs.runs[run].command.clone();
+        let left = &mut self.runs.runs[run];
+        // Over there somebody else may watch it by now.
+        let is_its = (left.place.replica, left.effect) == (replica, Some(effect));
+        if !is_its {
+            return;
+        }
+        left.effect = None;
+        let command = left.command.clone();
         self.tell(&Fact::ToolLeft { command: &command });
     }
 
     /// Who is not watched by a process that lives, each turn once.
     pub(super) fn find_unattended(&mut self, replica: usize, id: EffectId) {
         let is_watched = |run: &Run| {
-            let place = &self.replicas[run.replica];
-            run.effect.is_some() && place.process.is_some() && place.life == run.life
+            let place = &self.replicas[run.place.replica];
+            run.effect.is_some() && place.process.is_some() && place.life == run.place.life
         };
         let runs = self.runs.runs.iter();
-        let here = runs.filter(|run| run.replica == replica);
+        let here = runs.filter(|run| run.is_at(replica));
         let unwatched = here.filter(|r| matches!(r.state, State::Runs) && !is_watched(r));
         let turns: BTreeSet<TurnId> = unwatched.map(|run| run.turn).collect();
         let life = self.replicas[replica].life;
@@ -329,9 +443,9 @@ impl World<'_> {
     pub(super) fn end_unattended(&mut self, replica: usize, turns: &[TurnId]) {
         for at in 0..self.runs.runs.len() {
             let run = &self.runs.runs[at];
-            let place = &self.replicas[run.replica];
-            let is_watched = run.effect.is_some() && place.life == run.life;
-            let is_here = run.replica == replica && turns.contains(&run.turn);
+            let place = &self.replicas[run.place.replica];
+            let is_watched = run.effect.is_some() && place.life == run.place.life;
+            let is_here = run.is_at(replica) && turns.contains(&run.turn);
             if matches!(run.state, State::Runs) && is_here {
                 let is_left = !(is_watched && place.process.is_some());
                 if is_left {
@@ -343,7 +457,21 @@ impl World<'_> {
     }
 }
 
-fn refused(why: &str) -> ToolEnd {
+fn command_of(start: &ToolStart) -> String {
+    let input: serde_json::Value = serde_json::from_str(&start.input).unwrap_or_default();
+    input["command"].as_str().unwrap_or(&start.input).to_owned()
+}
+
+pub(super) fn read_end(start: &ToolStart) -> ToolEnd {
+    ToolEnd {
+        ok: true,
+        output: output_of(&command_of(start)),
+        duration_ms: 1,
+        spilled: None,
+    }
+}
+
+pub(super) fn refused(why: &str) -> ToolEnd {
     ToolEnd {
         ok: false,
         output: why.to_owned(),

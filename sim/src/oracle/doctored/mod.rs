@@ -2,6 +2,7 @@
 //! fail is no oracle.
 
 mod lines;
+mod links;
 mod others;
 mod rows;
 mod turns;
@@ -37,6 +38,7 @@ fn terms() -> Rc<Terms> {
             id: hook(),
             wanted: Wanted::ALL,
         }],
+        computers: 0,
     })
 }
 
@@ -267,6 +269,7 @@ fn every_oracle_has_its_doctored_world() {
     let pages = [
         include_str!("turns.rs"),
         include_str!("lines.rs"),
+        include_str!("links.rs"),
         include_str!("others.rs"),
         include_str!("rows.rs"),
     ];

@@ -68,6 +68,7 @@ fn tool(command: &'static str, epoch: u64) -> Fact<'static> {
         epoch: Epoch(epoch),
         call_id: "a",
         replica: 0,
+        computer: None,
         deadline_ms: 600_000,
     }
 }
