@@ -7,6 +7,7 @@
 mod database;
 mod provider;
 mod schema;
+mod ssh;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -19,10 +20,10 @@ use dispatch_core::liveness::{LeaseTerms, OnCrash};
 use serde::Deserialize;
 
 use crate::provider::{ProviderConfigError, Secret};
-use crate::ssh::DEFAULT_REJECT;
 
 pub use database::{Database, Places, places};
 pub use provider::{Dialect, ProviderSettings};
+pub use ssh::Ssh;
 pub use webhook::WebhookSettings;
 
 /// How often open steps are checkpointed where several replicas share a store.
@@ -313,33 +314,6 @@ pub struct Tools {
     pub cwd: String,
 }
 
-/// `[ssh]`: which computers there are (S2).
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Ssh {
-    /// Read instead of `~/.ssh/config`; empty: that one.
-    pub config: String,
-    /// Names and patterns of hosts that are no computers to run tools on, such
-    /// as those that are only there for git. Replaces the default.
-    pub reject: Vec<String>,
-}
-
-impl Default for Ssh {
-    fn default() -> Self {
-        Ssh {
-            config: String::new(),
-            reject: DEFAULT_REJECT.map(str::to_owned).to_vec(),
-        }
-    }
-}
-
-impl Ssh {
-    /// The configuration that is named instead of the user's own.
-    pub fn config(&self) -> Option<PathBuf> {
-        (!self.config.is_empty()).then(|| PathBuf::from(&self.config))
-    }
-}
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Document {
@@ -424,6 +398,7 @@ impl Settings {
             schedule_ms: self.retry.schedule_s.iter().map(|s| ms(*s)).collect(),
             budget_ms: ms(self.retry.budget_s),
         };
+        config.ssh = self.ssh.core();
         config.webhooks = self.webhooks.iter().map(WebhookSettings::core).collect();
         if let Database::Postgres(_) = self.places.database {
             // What is streamed here may be followed on another replica.
@@ -493,7 +468,7 @@ impl Settings {
                 "name at least one wait; budget_s = 0 turns retries off",
             ));
         }
-        Ok(())
+        self.ssh.check()
     }
 }
 
