@@ -15,9 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{
-    Computer, ComputerSource, Computers as Known, HostKeys, SshFault, SshLimits, SshLink, connect,
-};
+use super::{Computer, Computers as Known, HostKeys, SshFault, SshLimits, SshLink, connect};
 use crate::computers::{ComputerView, Computers, Connect, Link, LinkEvent};
 use crate::exec::remote::{RemoteCall, RemoteExec};
 use crate::exec::{EndReport, RunBounds, ToolEvent, ToolHandle, ToolRequest};
@@ -72,8 +70,13 @@ impl<N: Net> Computers for SshComputers<N> {
         let (net, known, keys) = (self.net.clone(), self.known.clone(), self.keys.clone());
         let exec = self.exec.clone();
         self.tracker.spawn(async move {
+            let limits = SshLimits {
+                connect: Duration::from_millis(wanted.connect_ms),
+                handshake: Duration::from_millis(wanted.handshake_ms),
+            };
             let life = async {
-                let fault = match reach(&wanted, &net, &known, &keys).await {
+                let alias = wanted.computer.as_str();
+                let fault = match reach(alias, &net, &known, &keys, limits).await {
                     Ok(link) => live(Arc::new(link), &opened, &exec, &events).await,
                     Err(fault) => fault,
                 };
@@ -90,10 +93,7 @@ impl<N: Net> Computers for SshComputers<N> {
             state: ComputerId::try_from(computer.alias.as_str())
                 .ok()
                 .and_then(|id| states.get(&id).cloned()),
-            source: match computer.source {
-                ComputerSource::Config => "config",
-                ComputerSource::KnownHosts => "known-hosts",
-            },
+            source: computer.source.name(),
             alias: computer.alias,
             host: computer.host,
         };
@@ -120,17 +120,18 @@ impl<N: Net> Computers for SshComputers<N> {
     }
 }
 
-async fn reach<N: Net>(
-    wanted: &Connect,
+/// A link to the computer of this name.
+///
+/// # Errors
+/// [`SshFault`].
+pub async fn reach<N: Net>(
+    alias: &str,
     net: &N,
     known: &Known,
     keys: &HostKeys,
+    limits: SshLimits,
 ) -> Result<SshLink, SshFault> {
-    let settings = known.resolve(wanted.computer.as_str()).await?;
-    let limits = SshLimits {
-        connect: Duration::from_millis(wanted.connect_ms),
-        handshake: Duration::from_millis(wanted.handshake_ms),
-    };
+    let settings = known.resolve(alias).await?;
     connect(&settings, net, keys, limits).await
 }
 
