@@ -7,6 +7,7 @@
 mod database;
 mod provider;
 mod schema;
+mod ssh;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -19,10 +20,10 @@ use dispatch_core::liveness::{LeaseTerms, OnCrash};
 use serde::Deserialize;
 
 use crate::provider::{ProviderConfigError, Secret};
-use crate::ssh::DEFAULT_REJECT;
 
 pub use database::{Database, Places, places};
 pub use provider::{Dialect, ProviderSettings};
+pub use ssh::{Reach, Ssh};
 pub use webhook::WebhookSettings;
 
 /// How often open steps are checkpointed where several replicas share a store.
@@ -214,6 +215,19 @@ impl Default for Deadlines {
     }
 }
 
+impl Deadlines {
+    fn check(&self) -> Result<(), ConfigError> {
+        positive(&[
+            ("deadlines.connect_s", self.connect_s),
+            ("deadlines.first_byte_s", self.first_byte_s),
+            ("deadlines.idle_s", self.idle_s),
+            ("deadlines.tool_s", self.tool_s),
+            ("deadlines.store_s", self.store_s),
+            ("deadlines.ssh_handshake_s", self.ssh_handshake_s),
+        ])
+    }
+}
+
 /// `[liveness]`, in seconds (L3); and whether replicas tell each other by
 /// NOTIFY what they have done (L9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -313,33 +327,6 @@ pub struct Tools {
     pub cwd: String,
 }
 
-/// `[ssh]`: which computers there are (S2).
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Ssh {
-    /// Read instead of `~/.ssh/config`; empty: that one.
-    pub config: String,
-    /// Names and patterns of hosts that are no computers to run tools on, such
-    /// as those that are only there for git. Replaces the default.
-    pub reject: Vec<String>,
-}
-
-impl Default for Ssh {
-    fn default() -> Self {
-        Ssh {
-            config: String::new(),
-            reject: DEFAULT_REJECT.map(str::to_owned).to_vec(),
-        }
-    }
-}
-
-impl Ssh {
-    /// The configuration that is named instead of the user's own.
-    pub fn config(&self) -> Option<PathBuf> {
-        (!self.config.is_empty()).then(|| PathBuf::from(&self.config))
-    }
-}
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Document {
@@ -354,6 +341,21 @@ struct Document {
     webhooks: Vec<toml::Table>,
 }
 
+impl Document {
+    /// The file, and the environment over it.
+    fn read(sources: &Sources, places: &Places) -> Result<Document, ConfigError> {
+        let mut table = read_file(sources.file.as_deref(), &places.data_dir)?;
+        schema::apply_env(&mut table, &sources.env)?;
+        toml::Value::Table(table)
+            .try_into()
+            .map_err(|error: toml::de::Error| ConfigError::Value {
+                key: "dispatch.toml".to_owned(),
+                value: "not usable".to_owned(),
+                remedy: error.message().to_owned(),
+            })
+    }
+}
+
 impl Settings {
     /// Reads file and environment, lays the flags over them and checks it all.
     ///
@@ -361,16 +363,7 @@ impl Settings {
     /// [`ConfigError`].
     pub fn load(sources: &Sources) -> Result<Settings, ConfigError> {
         let places = places(sources.data_dir.as_deref(), &sources.env)?;
-        let mut table = read_file(sources.file.as_deref(), &places.data_dir)?;
-        schema::apply_env(&mut table, &sources.env)?;
-        let document: Document =
-            toml::Value::Table(table)
-                .try_into()
-                .map_err(|error: toml::de::Error| ConfigError::Value {
-                    key: "dispatch.toml".to_owned(),
-                    value: "not usable".to_owned(),
-                    remedy: error.message().to_owned(),
-                })?;
+        let document = Document::read(sources, &places)?;
         let mut server = document.server;
         if let Some(listen) = &sources.listen {
             server.listen.clone_from(listen);
@@ -424,6 +417,7 @@ impl Settings {
             schedule_ms: self.retry.schedule_s.iter().map(|s| ms(*s)).collect(),
             budget_ms: ms(self.retry.budget_s),
         };
+        config.ssh = self.ssh.core();
         config.webhooks = self.webhooks.iter().map(WebhookSettings::core).collect();
         if let Database::Postgres(_) = self.places.database {
             // What is streamed here may be followed on another replica.
@@ -454,13 +448,8 @@ impl Settings {
                 listen: self.listen,
             });
         }
-        let positive = [
-            ("deadlines.connect_s", self.deadlines.connect_s),
-            ("deadlines.first_byte_s", self.deadlines.first_byte_s),
-            ("deadlines.idle_s", self.deadlines.idle_s),
-            ("deadlines.tool_s", self.deadlines.tool_s),
-            ("deadlines.store_s", self.deadlines.store_s),
-            ("deadlines.ssh_handshake_s", self.deadlines.ssh_handshake_s),
+        self.deadlines.check()?;
+        positive(&[
             ("liveness.renew_s", self.liveness.renew_s),
             ("liveness.sweep_s", self.liveness.sweep_s),
             ("turns.hard_limit_s", self.turns.hard_limit_s),
@@ -473,12 +462,7 @@ impl Settings {
             ("server.max_body_bytes", self.server.max_body_bytes as u64),
             ("server.max_connections", self.server.max_connections as u64),
             ("server.max_subscribers", self.server.max_subscribers as u64),
-        ];
-        for (key, value) in positive {
-            if value == 0 {
-                return Err(invalid(key, "0", "it must be at least 1"));
-            }
-        }
+        ])?;
         if self.liveness.lease_s < self.liveness.renew_s.saturating_mul(2) {
             return Err(invalid(
                 "liveness.lease_s",
@@ -493,7 +477,7 @@ impl Settings {
                 "name at least one wait; budget_s = 0 turns retries off",
             ));
         }
-        Ok(())
+        self.ssh.check()
     }
 }
 
@@ -523,6 +507,13 @@ fn parse_listen(text: &str) -> Result<SocketAddr, ConfigError> {
             "write an IP address and a port, like 127.0.0.1:4747 or [::1]:4747",
         )
     })
+}
+
+fn positive(values: &[(&str, u64)]) -> Result<(), ConfigError> {
+    match values.iter().find(|(_, value)| *value == 0) {
+        Some((key, _)) => Err(invalid(key, "0", "it must be at least 1")),
+        None => Ok(()),
+    }
 }
 
 fn invalid(key: &str, value: &str, remedy: &str) -> ConfigError {

@@ -119,7 +119,26 @@ pub(super) const SECTIONS: &[(&str, Keys)] = &[
         ],
     ),
     ("tools", &[("cwd", Kind::Text)]),
-    ("ssh", &[("config", Kind::Text), ("reject", Kind::Texts)]),
+    (
+        "ssh",
+        &[
+            ("config", Kind::Text),
+            ("reject", Kind::Texts),
+            ("patience_ms", Kind::Count),
+            ("keepalive_ms", Kind::Count),
+            ("alive_ms", Kind::Count),
+            ("idle_ms", Kind::Count),
+            ("backoff_ms", Kind::Count),
+            ("backoff_max_ms", Kind::Count),
+            ("flaps", Kind::Count),
+            ("flap_window_ms", Kind::Count),
+            ("quarantine_ms", Kind::Count),
+            ("start_ms", Kind::Count),
+            ("look_ms", Kind::Count),
+            ("test_ms", Kind::Count),
+            ("channels", Kind::Count),
+        ],
+    ),
 ];
 
 pub(super) const PROVIDERS: &str = "providers";

@@ -1,5 +1,7 @@
 use super::*;
 
+use dispatch_core::computer::SshTerms;
+
 fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs
         .iter()
@@ -49,6 +51,20 @@ fn the_documented_example_is_the_default() {
         [retry]
         schedule_s = [5, 10, 30, 60, 300, 600, 900, 1800]
         budget_s = 28800
+        [ssh]
+        patience_ms = 60000
+        keepalive_ms = 30000
+        alive_ms = 15000
+        idle_ms = 900000
+        backoff_ms = 1000
+        backoff_max_ms = 60000
+        flaps = 5
+        flap_window_ms = 300000
+        quarantine_ms = 300000
+        start_ms = 30000
+        look_ms = 600000
+        test_ms = 30000
+        channels = 8
     "#;
     let owner = Owner {
         node: "n".into(),
@@ -257,4 +273,58 @@ fn s2_the_ssh_section_names_a_configuration_and_who_is_no_computer() {
     );
     let message = refusal(&format!("{SCRIPTED}[ssh]\nreject = 'x'\n"), &[]);
     assert!(message.contains("a list of texts"), "{message}");
+}
+
+#[test]
+fn s4_the_terms_of_links_reach_the_core() {
+    let file = format!(
+        "{SCRIPTED}[ssh]\npatience_ms = 1\nkeepalive_ms = 2\nalive_ms = 3\nidle_ms = 4\n\
+        backoff_ms = 5\nbackoff_max_ms = 6\nflaps = 7\nflap_window_ms = 8\nquarantine_ms = 9\n\
+        start_ms = 10\nlook_ms = 11\ntest_ms = 12\nchannels = 3\n\
+        [deadlines]\nconnect_s = 14\nssh_handshake_s = 15\n"
+    );
+    let settings = load(&file, &[("DISPATCH_SSH__CHANNELS", "13")]).unwrap();
+    let owner = Owner {
+        node: "n".into(),
+        boot: 1,
+        incarnation: 0,
+    };
+    let told = settings.core(owner);
+    let wanted = SshTerms {
+        patience_ms: 1,
+        keepalive_ms: 2,
+        alive_ms: 3,
+        idle_ms: 4,
+        backoff_ms: 5,
+        backoff_max_ms: 6,
+        flaps: 7,
+        flap_window_ms: 8,
+        quarantine_ms: 9,
+        start_ms: 10,
+        look_ms: 11,
+        test_ms: 12,
+        channels: 13,
+    };
+    assert_eq!(told.ssh, wanted);
+    assert_eq!(told.deadlines.connect_ms, 14_000);
+    assert_eq!(told.deadlines.handshake_ms, 15_000);
+}
+
+#[test]
+fn s4_terms_of_links_that_cannot_work_are_refused_by_their_key() {
+    for (keys, told) in [
+        ("patience_ms = 0", "`ssh.patience_ms` is 0: it must be 1 to"),
+        ("test_ms = 2592000001", "`ssh.test_ms` is 2592000001"),
+        ("idle_ms = '1 h'", "`ssh.idle_ms` in"),
+        ("flaps = 0", "`ssh.flaps` is 0: it must be at least 1"),
+        (
+            "backoff_ms = 2000\nbackoff_max_ms = 1999",
+            "raise ssh.backoff_max_ms (1999)",
+        ),
+        ("channels = 2", "`ssh.channels` is 2: no command could"),
+        ("chanels = 4", "`ssh.chanels`; did you mean `channels`?"),
+    ] {
+        let error = refusal(&format!("{SCRIPTED}[ssh]\n{keys}\n"), &[]);
+        assert!(error.contains(told), "{keys}: {error}");
+    }
 }

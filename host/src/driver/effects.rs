@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dispatch_core::ids::{EffectId, ProviderId, TurnId};
-use dispatch_core::io::{Effect, FailKind, Found, Input, MAX_UNATTENDED, ToolEnd, ToolStart};
+use dispatch_core::io::{Effect, FailKind, Found, Input, ToolEnd, ToolStart};
 use dispatch_core::journal::Start;
 use dispatch_core::store::{Outcome, StoreFault, Verb};
 use dispatch_core::time::Instant;
 use dispatch_core::webhook::{Delivery, GIVEN_UP};
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::flights::Work;
 use super::{Driver, Lanes, Machine, Ports};
 use crate::computers::Connect;
-use crate::exec::{Adoption, EndReport, ToolDone, ToolEvent, ToolRequest};
+use crate::exec::{Adoption, ToolDone, ToolEvent, ToolRequest};
 use crate::panics;
 #[cfg(planted)]
 use crate::points::{self, Point};
@@ -164,18 +163,8 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
                 }
             }
             Effect::LeaveTool { id } => self.flights.let_go(id),
-            Effect::FindUnattended { id, link: None } => self.find_unattended(id),
-            Effect::FindUnattended {
-                id,
-                link: Some(link),
-            } => self.find_unattended_over(link, id),
-            Effect::EndUnattended { turns, link: None } => {
-                self.report_ends(self.ports.exec.end_unattended(turns));
-            }
-            Effect::EndUnattended {
-                turns,
-                link: Some(link),
-            } => self.end_unattended_over(link, turns),
+            Effect::FindUnattended { id, link } => self.find_unattended(id, link),
+            Effect::EndUnattended { turns, link } => self.end_unattended(turns, link),
             Effect::ConnectComputer {
                 id,
                 computer,
@@ -297,35 +286,6 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
         self.flights.add(id, Some(turn), Work::Tool(tool));
     }
 
-    fn find_unattended(&mut self, id: EffectId) {
-        let found = self.ports.exec.unattended();
-        let lanes = self.lanes.clone();
-        self.spawn(id, async move {
-            let mut turns = found.await;
-            turns.truncate(MAX_UNATTENDED);
-            lanes.urgent(Input::Unattended { id, turns });
-        });
-        self.flights.add(id, None, Work::Plain);
-    }
-
-    pub(super) fn report_ends(&self, ending: BoxFuture<'static, EndReport>) {
-        self.tracker.spawn(async move {
-            let report = ending.await;
-            if report.killed > 0 {
-                tracing::info!(
-                    killed = report.killed,
-                    "commands of turns that are over were stopped"
-                );
-            }
-            for failure in report.failures {
-                tracing::error!(
-                    failure,
-                    "a command of a turn that is over could not be stopped"
-                );
-            }
-        });
-    }
-
     fn deliver(&mut self, id: EffectId, delivery: Delivery) {
         let Ports {
             store,
@@ -445,6 +405,12 @@ pub(super) async fn forward_tool(
                 #[cfg(planted)]
                 points::reach(Point::ToolEnded, points::TURN);
                 return lanes.urgent(Input::ToolDone { id, end: end(done) });
+            }
+            // The core has no better word for it: what was to tell is gone, and
+            // the command may run on.
+            ToolEvent::Unknown { cause } => {
+                tracing::error!(cause, "what becomes of a command cannot be told");
+                return lanes.urgent(Input::EffectPanicked { id, message: cause });
             }
             ToolEvent::Left | ToolEvent::LinkLost { .. } => return,
         }

@@ -167,9 +167,7 @@ impl Call {
                     assert_eq!(self.events.recv().await, None, "nothing follows a result");
                     return (previews, done);
                 }
-                other @ (ToolEvent::Adopted(_) | ToolEvent::Left | ToolEvent::LinkLost { .. }) => {
-                    panic!("neither output nor end: {other:?}")
-                }
+                other => panic!("neither output nor end: {other:?}"),
             }
         }
     }
