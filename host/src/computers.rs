@@ -3,6 +3,7 @@
 //! becomes of a call whose link was lost is the core's to say.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dispatch_core::computer::{ComputerState, SshFault, SshFaultKind};
 use dispatch_core::ids::{ComputerId, TurnId};
@@ -84,9 +85,16 @@ pub trait Link: Send + Sync + 'static {
     /// Starts a call over there. `events` gets, for a command,
     /// [`ToolEvent::Adopted`] with `Running` as soon as it runs without the link;
     /// then, or at once for other tools and for refusals, [`ToolEvent::Done`].
-    /// Exactly one `Done` comes, unless the call is left, the link goes down or
+    /// Nothing begins over there when more than `within` has passed, by that
+    /// computer's clock: what was sent may arrive much later, and then belong to
+    /// nobody (L2). Exactly one `Done` comes, unless the call is left, the link goes down or
     /// nothing can be told of it any more ([`ToolEvent::Unknown`]).
-    fn start(&self, start: ToolStart, events: mpsc::Sender<ToolEvent>) -> ToolHandle;
+    fn start(
+        &self,
+        start: ToolStart,
+        within: Duration,
+        events: mpsc::Sender<ToolEvent>,
+    ) -> ToolHandle;
 
     /// Watches on over a command, from `shown_bytes`, or tells what became of it,
     /// as [`Exec::adopt`](crate::exec::Exec::adopt) does. Where nothing is found,
@@ -126,7 +134,7 @@ impl Computers for NoComputers {
 impl Link for NoLink {
     fn ping(&self) {}
     fn close(&self) {}
-    fn start(&self, _: ToolStart, _: mpsc::Sender<ToolEvent>) -> ToolHandle {
+    fn start(&self, _: ToolStart, _: Duration, _: mpsc::Sender<ToolEvent>) -> ToolHandle {
         ToolHandle::new().0
     }
     fn adopt(&self, _: ToolAdopt, _: mpsc::Sender<ToolEvent>) -> ToolHandle {

@@ -42,8 +42,9 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
             return;
         };
         let turn = start.turn;
+        let within_ms = start.not_after.since_ms(self.ports.clock.now().mono);
         let (sink, events) = mpsc::channel(TOOL_BUFFER);
-        let tool = over.start(start, sink);
+        let tool = over.start(start, Duration::from_millis(within_ms), sink);
         self.watch_over(link, id, turn, events, Work::Tool(tool));
     }
 

@@ -242,7 +242,12 @@ impl Link for OverSsh {
         self.closing.cancel();
     }
 
-    fn start(&self, start: ToolStart, events: mpsc::Sender<ToolEvent>) -> ToolHandle {
+    fn start(
+        &self,
+        start: ToolStart,
+        within: Duration,
+        events: mpsc::Sender<ToolEvent>,
+    ) -> ToolHandle {
         let Some(Open { link, tools }) = self.open() else {
             return ToolHandle::new().0;
         };
@@ -255,7 +260,7 @@ impl Link for OverSsh {
             cwd: start.cwd.map(PathBuf::from).unwrap_or_default(),
             deadline_ms: start.deadline_ms,
         };
-        tools.start(request, start.attempt, self.heard(link, events))
+        tools.start(request, start.attempt, within, self.heard(link, events))
     }
 
     fn adopt(&self, adopt: ToolAdopt, events: mpsc::Sender<ToolEvent>) -> ToolHandle {

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dispatch::exec::remote::RemoteCall;
 use dispatch::exec::{Adoption, ToolDone, ToolEvent};
 use dispatch_core::ids::Epoch;
 
-use crate::rig::{Rig, is_alive, random, rig, until};
+use crate::rig::{Call, Rig, is_alive, random, rig, until};
 
 #[tokio::test]
 async fn s5_a_link_cut_anywhere_loses_nothing_and_the_command_runs_once() {
@@ -223,4 +224,21 @@ async fn s5_a_hundred_commands_over_one_link_each_get_their_own_answer() {
     // One for each start and none to watch; on a machine that is this busy, a
     // guard may be silent for so long that it is asked after.
     assert!((100..110).contains(&link.execs()), "{}", link.execs());
+}
+
+/// What is on its way when its link is lost may arrive much later.
+#[tokio::test]
+async fn l2_a_start_that_arrives_when_it_is_nobodys_any_more_begins_nothing() {
+    let Some(rig) = rig() else { return };
+    let request = || rig.bash_request("echo x >> ran");
+    let tools = rig.tools();
+    let done = Call::start_within(&tools, request(), 0, Duration::ZERO)
+        .done()
+        .await;
+    assert!(!done.ok, "{done:?}");
+    assert!(done.output.contains("came too late"), "{}", done.output);
+    assert!(!rig.cwd().join("ran").exists());
+    assert!(Call::start(&tools, request(), 1).done().await.ok);
+    let ran = fs::read_to_string(rig.cwd().join("ran")).expect("readable");
+    assert_eq!(ran, "x\n");
 }

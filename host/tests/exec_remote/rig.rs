@@ -235,8 +235,18 @@ impl Rig {
 
 impl Call {
     pub(crate) fn start(tools: &RemoteTools, request: ToolRequest, attempt: u32) -> Call {
+        Call::start_within(tools, request, attempt, Duration::from_secs(60))
+    }
+
+    /// It is nobody's after so long.
+    pub(crate) fn start_within(
+        tools: &RemoteTools,
+        request: ToolRequest,
+        attempt: u32,
+        within: Duration,
+    ) -> Call {
         let (to, events) = mpsc::channel(64);
-        let handle = tools.start(request, attempt, to);
+        let handle = tools.start(request, attempt, within, to);
         Call { handle, events }
     }
 

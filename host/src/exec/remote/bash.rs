@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::adopt::{self, Found};
 use super::far::{Far, Fault};
@@ -23,6 +24,7 @@ pub(super) async fn run(
     over: &Arc<Over>,
     request: &ToolRequest,
     call: RemoteCall,
+    until: Instant,
     input: Bash,
     events: &mpsc::Sender<ToolEvent>,
     wishes: &Wishes,
@@ -34,7 +36,7 @@ pub(super) async fn run(
     };
     let run = Run::new(&far, &call, call.dir_name());
     let _watched = over.shared.watch(&run);
-    let run = match begin(&far, request, run, input).await {
+    let run = match begin(&far, request, run, until, input).await {
         Ok(Begun::Runs(run)) => run,
         Ok(Begun::Not(done)) => return Followed::Done(done),
         // The start has been sent: it may be running.
@@ -51,9 +53,15 @@ enum Begun {
     Not(ToolDone),
 }
 
-async fn begin(far: &Far, request: &ToolRequest, run: Run, input: Bash) -> Result<Begun, Fault> {
+async fn begin(
+    far: &Far,
+    request: &ToolRequest,
+    run: Run,
+    until: Instant,
+    input: Bash,
+) -> Result<Begun, Fault> {
     let not = |why: String| Ok(Begun::Not(ToolDone::failed(why)));
-    match start(far, request, &run.call, input).await? {
+    match start(far, request, &run.call, until, input).await? {
         Started::Yes if is_seen(far, &run).await? => Ok(Begun::Runs(run)),
         Started::Yes => stopped_unseen(far, &run).await.map(Begun::Not),
         Started::No(done) => Ok(Begun::Not(done)),
@@ -104,6 +112,7 @@ async fn start(
     far: &Far,
     request: &ToolRequest,
     call: &RemoteCall,
+    until: Instant,
     input: Bash,
 ) -> Result<Started, Fault> {
     let cwd = request.cwd.to_string_lossy();
@@ -117,6 +126,11 @@ async fn start(
         .timeout_ms
         .map_or(request.deadline_ms, |ms| ms.min(request.deadline_ms));
     let limit_bytes = far.over.shared.output_limit_bytes;
+    let clock = match far.over.clock().await {
+        Ok(clock) => clock,
+        Err(AskError::Link(LinkError::Down(fault))) => return Err(Fault::Lost(fault.message)),
+        Err(e) => return Ok(Started::No(not_started(&e.to_string()))),
+    };
     let question = far.question(call).map(|question| {
         let mark = question.mark();
         question
@@ -124,6 +138,7 @@ async fn start(
             .with("mark", &mark)
             .with("deadline_ms", &deadline_ms.to_string())
             .with("limit_bytes", &limit_bytes.to_string())
+            .with("not_after_ms", &clock.at(until).to_string())
             .with("cwd", &far.absolute(&cwd, ""))
             .with("command", &input.command)
     });
@@ -147,6 +162,12 @@ async fn start(
         ("no-home", "") => Started::No(ToolDone::failed(format!(
             "the command was not started: {TWO_VIEWS}"
         ))),
+        ("expired", "") => {
+            far.over.forget_clock();
+            Started::No(ToolDone::failed(
+                "the command was not started: its start came too late over there, or the clock there was set; try again".to_owned(),
+            ))
+        }
         ("exists" | "late", "") => Started::No(ToolDone::failed(format!(
             "{} exists already on that computer, or a later one does: this call was started or given up before and is never repeated",
             call.dir_name()

@@ -23,7 +23,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dispatch_core::ids::TurnId;
 use futures_util::FutureExt;
@@ -48,6 +48,7 @@ use crate::ssh::Link;
 
 mod adopt;
 mod bash;
+mod clock;
 mod far;
 mod files;
 mod over;
@@ -112,17 +113,23 @@ impl RemoteExec {
 impl RemoteTools {
     /// Starts a call. A command is told of by `Adopted(Running)` once it runs
     /// and needs no channel any more. `Done` comes last, or `LinkLost` or
-    /// `Unknown`; then the call may have been started. A relative `cwd` begins
-    /// at the home directory.
+    /// `Unknown`; then the call may have been started. Nothing is begun later than
+    /// `within` from now, however long what was sent is on its way. A relative
+    /// `cwd` begins at the home directory.
     pub fn start(
         &self,
         request: ToolRequest,
         attempt: u32,
+        within: Duration,
         events: mpsc::Sender<ToolEvent>,
     ) -> ToolHandle {
         let (handle, wishes) = ToolHandle::new();
         let begun = Instant::now();
-        let work = carry_out(self.over.clone(), request, attempt, events.clone(), wishes);
+        let when = When {
+            attempt,
+            until: clock::after(within),
+        };
+        let work = carry_out(self.over.clone(), request, when, events.clone(), wishes);
         see_to_its_end(work, Some(begun), events);
         handle
     }
@@ -232,10 +239,16 @@ fn last(followed: Followed, begun: Option<Instant>) -> ToolEvent {
     }
 }
 
+/// Which try of a call it is, and until when it may begin.
+struct When {
+    attempt: u32,
+    until: tokio::time::Instant,
+}
+
 async fn carry_out(
     over: Arc<Over>,
     request: ToolRequest,
-    attempt: u32,
+    when: When,
     events: mpsc::Sender<ToolEvent>,
     wishes: Wishes,
 ) -> Option<Followed> {
@@ -245,9 +258,9 @@ async fn carry_out(
                 turn: request.turn,
                 call_id: request.call_id.clone(),
                 epoch: request.epoch,
-                attempt,
+                attempt: when.attempt,
             };
-            bash::run(&over, &request, call, input, &events, &wishes).await
+            bash::run(&over, &request, call, when.until, input, &events, &wishes).await
         }
         Ok(Input::Read(input)) => files::run_read(&over, &request, &wishes.kill, input).await,
         Ok(Input::Write(input)) => files::run_write(&over, &request, &wishes.kill, input).await,

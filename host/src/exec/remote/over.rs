@@ -1,15 +1,17 @@
 //! A link as tools use it: what all that runs over it shares.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use russh_sftp::client::SftpSession;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::Shared;
+use super::clock::FarClock;
 use super::far::Fault;
 use super::question::{AskError, Question};
+use crate::panics::locked;
 use crate::ssh::{Link, LinkError};
 
 /// Questions asked on this server's own account at the same time: the channels
@@ -31,6 +33,7 @@ pub(super) struct Over {
     home: OnceCell<String>,
     /// What a shell has made over there has been seen by SFTP.
     is_one_view: AtomicBool,
+    clock: Mutex<Option<FarClock>>,
 }
 
 impl Over {
@@ -41,6 +44,7 @@ impl Over {
             asking: Semaphore::new(ASKING),
             home: OnceCell::new(),
             is_one_view: AtomicBool::new(false),
+            clock: Mutex::default(),
         }
     }
 
@@ -73,6 +77,26 @@ impl Over {
     pub(super) async fn question(&self) -> Result<Question, AskError> {
         let home = self.home().await.map_err(AskError::Files)?;
         self.shared.question(home)
+    }
+
+    /// Its clock, asked for once a link.
+    pub(super) async fn clock(&self) -> Result<FarClock, AskError> {
+        if let Some(known) = *locked(&self.clock) {
+            return Ok(known);
+        }
+        let answers = Question::new()?.ask(&self.link, "tell_time").await?;
+        let showed_ms = answers.iter().find_map(|said| said.strip_prefix("time "));
+        let showed_ms = showed_ms.and_then(|ms| ms.parse().ok());
+        let showed_ms = showed_ms
+            .ok_or_else(|| AskError::Garbled(format!("asked for its time, it said {answers:?}")))?;
+        let heard = FarClock::heard(showed_ms);
+        *locked(&self.clock) = Some(heard);
+        Ok(heard)
+    }
+
+    /// It has been set, it seems: the next start asks again.
+    pub(super) fn forget_clock(&self) {
+        *locked(&self.clock) = None;
     }
 
     /// Runs `work` as one of the few questions at a time.

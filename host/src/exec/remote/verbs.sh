@@ -105,6 +105,12 @@ start() {
     say refused "$(one_line "$trouble")"
     return
   }
+  # What was long on its way may be nobody's any more.
+  if [ "$(now_ms)" -gt "$not_after_ms" ]; then
+    rm -rf "$run"
+    say expired
+    return
+  fi
   # Comes back when the supervisor has closed its end: it is on its way then.
   began=$(
     exec 3>&1 >/dev/null 2>&1 </dev/null
@@ -180,6 +186,10 @@ end_runs() {
     [ -z "$undead" ] || say undead "$(one_line "$undead")"
   done
   say over
+}
+
+tell_time() {
+  say time "$(now_ms)"
 }
 
 # Removes what is beyond the bounds; the newest stay. What has not ended stays.
