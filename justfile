@@ -1,8 +1,8 @@
 # Every chore by name. `just` alone lists them.
 
 target := env("CARGO_TARGET_DIR", "target")
-# A cfg beside the one in .cargo/config.toml comes this way: RUSTFLAGS would drop that one.
-planted_cfg := '''build.rustflags=["--cfg","tokio_unstable","--cfg","planted"]'''
+# The crates of this workspace with their planted bugs, on the dependencies of any other build.
+planted := '''build.rustc-workspace-wrapper=".cargo/planted-rustc"'''
 
 [private]
 default:
@@ -51,7 +51,7 @@ show *args:
 
 # The planted bugs, each of which an oracle must catch; then the same through the demo.
 planted *ids: && (planted-demo "D06") (planted-demo "D12") (planted-demo "D13")
-    cargo run -p dispatch-sim --config '{{planted_cfg}}' --target-dir {{target}}/planted -- planted {{ids}}
+    cargo run -p dispatch-sim --config '{{planted}}' -- planted {{ids}}
 
 # The demo on a server with a planted bug: a check must fail.
 planted-demo id:
@@ -59,7 +59,8 @@ planted-demo id:
     set -euo pipefail
     seen='{{target}}/planted/demo-{{id}}.txt'
     code=0
-    cargo run -p dispatch --config '{{planted_cfg}}' --target-dir {{target}}/planted -- demo --plant {{id}} >"$seen" || code=$?
+    mkdir -p '{{target}}/planted'
+    cargo run -p dispatch --config '{{planted}}' -- demo --plant {{id}} >"$seen" || code=$?
     cat "$seen"
     # Exit code 1 alone could also mean that the demo could not be played.
     if [ "$code" -ne 1 ] || ! grep -q '^ *FAIL ' "$seen"; then

@@ -37,7 +37,7 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
 #[cfg(not(planted))]
 const PROGRAM: &str = "cargo run --release -p dispatch-sim --";
 #[cfg(planted)]
-const PROGRAM: &str = "cargo run --config \"build.rustflags=['--cfg','tokio_unstable','--cfg','planted']\" --target-dir target/planted -p dispatch-sim --";
+const PROGRAM: &str = "cargo run --config 'build.rustc-workspace-wrapper=\".cargo/planted-rustc\"' -p dispatch-sim --";
 
 fn verdict(violation: Option<&Violation>) -> u8 {
     match violation {

@@ -46,7 +46,7 @@ fn known(ids: &[&str]) -> anyhow::Result<()> {
 }
 
 #[cfg(not(planted))]
-const NO_BUGS: &str = "this build holds no planted bugs; build it with: cargo run --config \"build.rustflags=['--cfg','tokio_unstable','--cfg','planted']\" --target-dir target/planted -p dispatch-sim -- planted";
+const NO_BUGS: &str = "this build holds no planted bugs; build it with: cargo run --config 'build.rustc-workspace-wrapper=\".cargo/planted-rustc\"' -p dispatch-sim -- planted";
 
 #[cfg(not(planted))]
 pub(crate) fn select(ids: &[String]) -> anyhow::Result<()> {
