@@ -60,7 +60,8 @@ pub const LEDGER: [Entry; 45] = [
     ("D52", &["link-ends"]),
     ("D53", &["link-backoff"]),
     ("D54", &["one-link"]),
-    ("D55", &["link-fault-contained"]),
+    // The command of a call that was given up runs beside its turn.
+    ("D55", &["link-fault-contained", "no-orphan"]),
 ];
 
 /// Seeds within which a planted bug must be caught.

@@ -132,7 +132,10 @@ impl Pool {
         if let Some(computer) = Pool::link_of(ctx, id) {
             if crate::planted!("D55") {
                 for other in self.computers.values_mut() {
-                    other.refuse_waiting(ctx, &mut self.told, &fault.message);
+                    let tools: Vec<EffectId> = other.jobs.keys().copied().collect();
+                    for tool in tools {
+                        other.broke(ctx, &mut self.told, tool);
+                    }
                 }
             }
             self.on(ctx, &computer, |computer, ctx, voice| {
