@@ -113,5 +113,6 @@ fn whole(yard: &Yard, far: &Far, expected: &str, told: &str) {
 
 /// Not by the macro, which the test harness keeps to itself.
 fn tell(line: &str) {
-    writeln!(std::io::stderr(), "{line}").unwrap();
+    let line = format!("{line}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
 }

@@ -35,8 +35,11 @@ const TERMS: &str = "patience_ms = 3000\nkeepalive_ms = 1000\nalive_ms = 5000\n\
 const DEADLINES: &str = "[deadlines]\nconnect_s = 2\nssh_handshake_s = 2\n";
 const LIMIT: u32 = 80;
 
-/// Each fails, is seen to fail, and is mended, where that can be done.
-const FAILURES: [(&str, fn(&Street)); 13] = [
+/// Its name, and what plays it: something fails, is seen to fail, and is mended,
+/// where that can be done.
+type Failure = (&'static str, fn(&Street));
+
+const FAILURES: [Failure; 13] = [
     ("the wrong key", handshake::wrong_key),
     ("a changed host key", handshake::changed_host_key),
     ("nobody listens", handshake::nobody_listens),
