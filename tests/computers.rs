@@ -5,13 +5,13 @@
 
 mod support;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use support::client::{Receipt, said};
-use support::process::{Provider, Server};
+use support::process::{Provider, Server, dispatch, output};
 use support::sshd::{Home, Sshd};
 use support::stream::{Event, EventExt};
 use support::world::bash;
@@ -23,7 +23,7 @@ struct Yard {
     server: Server,
     sshd: Sshd,
     dir: tempfile::TempDir,
-    _home: Home,
+    home: Home,
 }
 
 impl Yard {
@@ -47,7 +47,7 @@ impl Yard {
             server,
             sshd,
             dir,
-            _home: home,
+            home,
         })
     }
 
@@ -203,4 +203,120 @@ fn t10_a_computer_that_stands_still_in_the_handshake_is_given_up() {
     assert_eq!(tested["ok"], false);
     assert_eq!(tested["code"], "ssh-timeout", "{tested}");
     assert_eq!(yard.provider.stat("invalid"), 0);
+}
+
+/// `dispatch computers ARGS` on a data directory, with its exit code and all
+/// that it has said.
+fn computers(data: &Path, home: &Home, args: &[&str]) -> (i32, String) {
+    let mut command = dispatch(&["computers"]);
+    command.args(args).arg("--data-dir").arg(data);
+    command.env("HOME", home.path());
+    let ran = output(command);
+    let said = [ran.stdout, ran.stderr].concat();
+    let said = String::from_utf8(said).unwrap();
+    (ran.status.code().unwrap(), said)
+}
+
+/// A data directory whose configuration names no provider: it takes none.
+fn data_dir(dir: &Path, home: &Home) -> PathBuf {
+    let data = dir.join("data");
+    std::fs::create_dir(&data).unwrap();
+    let config = format!("[ssh]\nconfig = \"{}\"\n", home.config().display());
+    std::fs::write(data.join("dispatch.toml"), config).unwrap();
+    data
+}
+
+#[test]
+fn s2_the_command_line_lists_computers_and_shows_how_one_is_reached() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut home = Home::new();
+    home.add("near", 2201, &["IdentitiesOnly yes"]);
+    home.add("far", 2202, &["ProxyJump near", "HostKeyAlias the-far-one"]);
+    home.add("odd", 2203, &["ProxyCommand sshpass -p hunter2 nc %h %p"]);
+    let data = data_dir(dir.path(), &home);
+    let (code, said) = computers(&data, &home, &[]);
+    assert_eq!(code, 0, "{said}");
+    let words: Vec<Vec<&str>> = said
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let row = |alias| vec![alias, "127.0.0.1", "config", "-"];
+    assert_eq!(words, [row("near"), row("far"), row("odd")], "{said}");
+
+    let (code, said) = computers(&data, &home, &["show", "far"]);
+    assert_eq!(code, 0, "{said}");
+    let key = home.key().display().to_string();
+    let jump = format!("through {}@near (127.0.0.1:2201)", support::sshd::user());
+    for shown in ["2202", "the-far-one", &key, &jump] {
+        assert!(said.contains(shown), "{shown}: {said}");
+    }
+    let (code, said) = computers(&data, &home, &["show", "odd"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("the proxy command `sshpass ...`"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+
+    let (code, said) = computers(&data, &home, &["show", "fra"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("did you mean \"far\"?"), "{said}");
+    let (code, said) = computers(&data, &home, &["test", "near"]);
+    assert_eq!(code, 1, "nobody listens there: {said}");
+    assert!(
+        said.contains("check that sshd runs there") && said.contains("[ssh-unreachable]"),
+        "{said}"
+    );
+    std::fs::write(data.join("dispatch.toml"), "[ssh]\nflaps = 0\n").unwrap();
+    let (code, said) = computers(&data, &home, &[]);
+    assert_eq!(code, 3, "{said}");
+}
+
+#[test]
+fn s2_the_command_line_tests_a_computer_without_a_server() {
+    let Some(mut sshd) = Sshd::start(&[]) else {
+        return;
+    };
+    let Some(without) = Sshd::start_without_sftp(&[]) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut home = Home::new();
+    for (alias, sshd) in [("far", &sshd), ("bare", &without)] {
+        sshd.authorize(&home.key());
+        home.add(alias, sshd.port, &[]);
+    }
+    let data = data_dir(dir.path(), &home);
+    let (code, said) = computers(&data, &home, &["test", "far"]);
+    assert_eq!(code, 0, "{said}");
+    let ok = format!("far (127.0.0.1:{}): OK, ", sshd.port);
+    assert!(said.contains(&ok), "{said}");
+    let pinned = std::fs::read_to_string(data.join("known_hosts")).unwrap();
+    assert!(pinned.contains(&sshd.port.to_string()), "{pinned}");
+
+    let (code, said) = computers(&data, &home, &["test", "bare"]);
+    assert_eq!(code, 1, "tools need files: {said}");
+    assert!(
+        said.contains("Subsystem sftp") && said.contains("[ssh-sftp-off]"),
+        "{said}"
+    );
+    sshd.change_host_key("ed25519");
+    let (code, said) = computers(&data, &home, &["test", "far"]);
+    assert_eq!(code, 1, "it is another one now: {said}");
+    assert!(said.contains("[ssh-host-key]"), "{said}");
+}
+
+#[test]
+fn s2_the_command_line_asks_a_server_that_runs_how_its_computers_stand() {
+    let Some(mut yard) = Yard::new() else { return };
+    assert_eq!(yard.test("far")["ok"], true);
+    let list = |yard: &Yard, args: &[&str]| computers(&yard.server.dir, &yard.home, args);
+    let (code, said) = list(&yard, &[]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.trim_end().ends_with(" open"), "{said}");
+    // One that is gone is done without, unless it was named.
+    yard.server.kill();
+    let (code, said) = list(&yard, &[]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("far") && !said.contains(" open"), "{said}");
+    let named = yard.server.addr.to_string();
+    let (code, said) = list(&yard, &["--server", &named]);
+    assert_eq!(code, 4, "{said}");
 }

@@ -1,6 +1,8 @@
 //! The command line (O2). Exit codes: 0 done, 1 failed, 2 usage, 3
 //! configuration, 4 unreachable, 5 the turn failed, 130 interrupted.
 
+mod computers;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,6 +35,8 @@ enum Verb {
     Serve(ServeArgs),
     /// Run one message to its end, through dropped connections and restarts
     Run(RunArgs),
+    /// List the computers that tools can run on; `test` or `show` one of them
+    Computers(computers::ComputersArgs),
     /// Watch what is promised on this machine, and check it
     Demo(DemoArgs),
     /// Run a journal again and compare every effect
@@ -65,6 +69,7 @@ struct ReplayArgs {
 
 const FAILED: u8 = 1;
 const CONFIGURATION: u8 = 3;
+const UNREACHABLE: u8 = 4;
 const INTERRUPTED: u8 = 130;
 
 /// The whole program.
@@ -101,6 +106,7 @@ async fn carry_out(verb: Verb) -> ExitCode {
             Err(ConfigError::NoDataDir) => run::run(args, std::path::Path::new(".")).await,
             Err(error) => fail(CONFIGURATION, &error.to_string()),
         },
+        Verb::Computers(args) => computers::run(args).await,
         Verb::Demo(args) => demo::run(args).await,
         Verb::Provider(args) => match scripted::serve(args).await {
             Ok(()) => ExitCode::SUCCESS,

@@ -2,6 +2,7 @@
 //! demonstration talk through.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +39,16 @@ const CONNECT: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(10);
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 const MAX_EVENT_BYTES: usize = 8 * 1024 * 1024;
+
+/// Where the server of a data directory answers, if one runs.
+pub(crate) fn address(data_dir: &Path) -> Option<String> {
+    let written = std::fs::read_to_string(data_dir.join("address")).ok()?;
+    match written.trim() {
+        "" => None,
+        address if address.starts_with("http://") => Some(address.to_owned()),
+        address => Some(format!("http://{address}")),
+    }
+}
 
 impl Client {
     /// `base` is `http://ADDR`.

@@ -78,13 +78,15 @@ pub trait Link: Send + Sync + 'static {
     /// Starts a call over there. `events` gets, for a command,
     /// [`ToolEvent::Adopted`] with `Running` as soon as it runs without the link;
     /// then, or at once for other tools and for refusals, [`ToolEvent::Done`].
-    /// Exactly one `Done` comes, unless the call is left or the link goes down.
+    /// Exactly one `Done` comes, unless the call is left, the link goes down or
+    /// nothing can be told of it any more ([`ToolEvent::Unknown`]).
     fn start(&self, start: ToolStart, events: mpsc::Sender<ToolEvent>) -> ToolHandle;
 
     /// Watches on over a command, from `shown_bytes`, or tells what became of it,
     /// as [`Exec::adopt`](crate::exec::Exec::adopt) does. Where nothing is found,
-    /// the directory of that ownership and attempt is claimed first: nothing can
-    /// be started in it any more.
+    /// the directory of the ownership that asks (`epoch`) and of `attempt` is
+    /// claimed first: no start of that attempt or an earlier one, by whichever
+    /// ownership up to this one, can begin any more.
     fn adopt(&self, adopt: ToolAdopt, events: mpsc::Sender<ToolEvent>) -> ToolHandle;
 
     /// See [`Exec::unattended`](crate::exec::Exec::unattended).

@@ -23,7 +23,7 @@ use crate::provider::{ProviderConfigError, Secret};
 
 pub use database::{Database, Places, places};
 pub use provider::{Dialect, ProviderSettings};
-pub use ssh::Ssh;
+pub use ssh::{Reach, Ssh};
 pub use webhook::WebhookSettings;
 
 /// How often open steps are checkpointed where several replicas share a store.
@@ -215,6 +215,19 @@ impl Default for Deadlines {
     }
 }
 
+impl Deadlines {
+    fn check(&self) -> Result<(), ConfigError> {
+        positive(&[
+            ("deadlines.connect_s", self.connect_s),
+            ("deadlines.first_byte_s", self.first_byte_s),
+            ("deadlines.idle_s", self.idle_s),
+            ("deadlines.tool_s", self.tool_s),
+            ("deadlines.store_s", self.store_s),
+            ("deadlines.ssh_handshake_s", self.ssh_handshake_s),
+        ])
+    }
+}
+
 /// `[liveness]`, in seconds (L3); and whether replicas tell each other by
 /// NOTIFY what they have done (L9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -328,6 +341,21 @@ struct Document {
     webhooks: Vec<toml::Table>,
 }
 
+impl Document {
+    /// The file, and the environment over it.
+    fn read(sources: &Sources, places: &Places) -> Result<Document, ConfigError> {
+        let mut table = read_file(sources.file.as_deref(), &places.data_dir)?;
+        schema::apply_env(&mut table, &sources.env)?;
+        toml::Value::Table(table)
+            .try_into()
+            .map_err(|error: toml::de::Error| ConfigError::Value {
+                key: "dispatch.toml".to_owned(),
+                value: "not usable".to_owned(),
+                remedy: error.message().to_owned(),
+            })
+    }
+}
+
 impl Settings {
     /// Reads file and environment, lays the flags over them and checks it all.
     ///
@@ -335,16 +363,7 @@ impl Settings {
     /// [`ConfigError`].
     pub fn load(sources: &Sources) -> Result<Settings, ConfigError> {
         let places = places(sources.data_dir.as_deref(), &sources.env)?;
-        let mut table = read_file(sources.file.as_deref(), &places.data_dir)?;
-        schema::apply_env(&mut table, &sources.env)?;
-        let document: Document =
-            toml::Value::Table(table)
-                .try_into()
-                .map_err(|error: toml::de::Error| ConfigError::Value {
-                    key: "dispatch.toml".to_owned(),
-                    value: "not usable".to_owned(),
-                    remedy: error.message().to_owned(),
-                })?;
+        let document = Document::read(sources, &places)?;
         let mut server = document.server;
         if let Some(listen) = &sources.listen {
             server.listen.clone_from(listen);
@@ -429,13 +448,8 @@ impl Settings {
                 listen: self.listen,
             });
         }
-        let positive = [
-            ("deadlines.connect_s", self.deadlines.connect_s),
-            ("deadlines.first_byte_s", self.deadlines.first_byte_s),
-            ("deadlines.idle_s", self.deadlines.idle_s),
-            ("deadlines.tool_s", self.deadlines.tool_s),
-            ("deadlines.store_s", self.deadlines.store_s),
-            ("deadlines.ssh_handshake_s", self.deadlines.ssh_handshake_s),
+        self.deadlines.check()?;
+        positive(&[
             ("liveness.renew_s", self.liveness.renew_s),
             ("liveness.sweep_s", self.liveness.sweep_s),
             ("turns.hard_limit_s", self.turns.hard_limit_s),
@@ -448,12 +462,7 @@ impl Settings {
             ("server.max_body_bytes", self.server.max_body_bytes as u64),
             ("server.max_connections", self.server.max_connections as u64),
             ("server.max_subscribers", self.server.max_subscribers as u64),
-        ];
-        for (key, value) in positive {
-            if value == 0 {
-                return Err(invalid(key, "0", "it must be at least 1"));
-            }
-        }
+        ])?;
         if self.liveness.lease_s < self.liveness.renew_s.saturating_mul(2) {
             return Err(invalid(
                 "liveness.lease_s",
@@ -498,6 +507,13 @@ fn parse_listen(text: &str) -> Result<SocketAddr, ConfigError> {
             "write an IP address and a port, like 127.0.0.1:4747 or [::1]:4747",
         )
     })
+}
+
+fn positive(values: &[(&str, u64)]) -> Result<(), ConfigError> {
+    match values.iter().find(|(_, value)| *value == 0) {
+        Some((key, _)) => Err(invalid(key, "0", "it must be at least 1")),
+        None => Ok(()),
+    }
 }
 
 fn invalid(key: &str, value: &str, remedy: &str) -> ConfigError {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, address};
 
 mod shown;
 use shown::Shown;
@@ -113,16 +113,14 @@ impl Place {
             };
         }
         let dir = self.data_dir.as_ref().unwrap_or(&self.default_data_dir);
-        let written = std::fs::read_to_string(dir.join("address")).unwrap_or_default();
-        match (written.trim(), &self.data_dir) {
-            ("", Some(dir)) => Err(Lost::Unreachable(format!(
+        match (address(dir), &self.data_dir) {
+            (Some(base), _) => Ok(base),
+            (None, Some(dir)) => Err(Lost::Unreachable(format!(
                 "no server is running on {}; start one with `dispatch serve --data-dir {}`",
                 dir.display(),
                 dir.display()
             ))),
-            ("", None) => Ok("http://127.0.0.1:4747".to_owned()),
-            (address, _) if address.starts_with("http://") => Ok(address.to_owned()),
-            (address, _) => Ok(format!("http://{address}")),
+            (None, None) => Ok("http://127.0.0.1:4747".to_owned()),
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dispatch::exec::remote::RemoteExec;
+use dispatch::exec::remote::{RemoteExec, RemoteTools};
 use dispatch::exec::{ToolDone, ToolEvent, ToolRequest};
 use dispatch::ssh::{Link, SshFaultKind, SshLimits, SshLink};
 use dispatch_core::ids::{Epoch, TurnId};
@@ -53,13 +53,7 @@ pub(crate) struct Scene {
 }
 
 /// A tool call over a link, to its end.
-pub(crate) async fn tool(
-    exec: &RemoteExec,
-    link: &Arc<dyn Link>,
-    n: usize,
-    name: &str,
-    input: Value,
-) -> ToolDone {
+pub(crate) async fn tool(tools: &RemoteTools, n: usize, name: &str, input: Value) -> ToolDone {
     let request = ToolRequest {
         turn: TurnId(1),
         call_id: format!("call-{n}"),
@@ -70,7 +64,7 @@ pub(crate) async fn tool(
         deadline_ms: 60_000,
     };
     let (to, mut events) = mpsc::channel(64);
-    let _handle = exec.start(link.clone(), request, 0, to);
+    let _handle = tools.start(request, 0, to);
     loop {
         match events.recv().await {
             Some(ToolEvent::Done(done)) => return done,
@@ -139,12 +133,12 @@ impl Scene {
     }
 
     async fn by_tool(&self, n: usize) {
-        let link: Arc<dyn Link> = Arc::new(self.yard.connect("web").await);
-        let done = tool(&self.exec, &link, n, "bash", json!({ "command": "true" })).await;
+        let tools = self.exec.over(Arc::new(self.yard.connect("web").await));
+        let done = tool(&tools, n, "bash", json!({ "command": "true" })).await;
         assert!(done.ok, "{done:?}");
         let write = json!({ "path": "written", "content": "text\n" });
-        assert!(tool(&self.exec, &link, n, "write", write).await.ok);
-        let read = tool(&self.exec, &link, n, "read", json!({ "path": "written" })).await;
+        assert!(tool(&tools, n, "write", write).await.ok);
+        let read = tool(&tools, n, "read", json!({ "path": "written" })).await;
         assert_eq!(read.output.trim_end(), "text");
     }
 

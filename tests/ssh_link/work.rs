@@ -209,6 +209,41 @@ async fn s6_an_sftp_session_that_has_ended_is_opened_again_on_the_same_link() {
 }
 
 #[tokio::test]
+async fn s4_the_tools_files_hold_up_nobody_elses() {
+    let server = "Subsystem sftp /usr/lib/openssh/sftp-server";
+    let Some((yard, _sshd)) = Yard::with_web(&[server, "MaxSessions 3"]) else {
+        return;
+    };
+    if !std::path::Path::new("/usr/lib/openssh/sftp-server").exists() {
+        return;
+    }
+    let link = yard.connect("web").await;
+    let tools = link.tool_files().await.unwrap();
+    tools.metadata("/").await.unwrap();
+    let all = r#"for pid in $(cat /proc/$PPID/task/*/children); do
+        case $(readlink /proc/$pid/exe) in */sftp-server) kill -SIGNAL $pid;; esac; done"#;
+    // As one that waits for a file system.
+    let stopped = run(&link, &all.replace("SIGNAL", "STOP")).await;
+    assert_eq!(stopped.code, Some(0));
+    let hung = tokio::spawn({
+        let tools = tools.clone();
+        async move { tools.metadata("/").await }
+    });
+    let runs = link.files().await.unwrap();
+    assert!(!std::sync::Arc::ptr_eq(&tools, &runs));
+    runs.metadata("/").await.unwrap();
+    assert!(!hung.is_finished());
+    let woken = run(&link, &all.replace("SIGNAL", "CONT")).await;
+    assert_eq!(woken.code, Some(0));
+    hung.await.unwrap().unwrap();
+    assert!(std::sync::Arc::ptr_eq(
+        &tools,
+        &link.tool_files().await.unwrap()
+    ));
+    link.close().await;
+}
+
+#[tokio::test]
 async fn s6_a_computer_without_sftp_says_so_and_runs_commands_all_the_same() {
     for (subsystem, word) in [
         ("Subsystem other /bin/true", "no subsystem sftp"),

@@ -1,12 +1,13 @@
 //! `[ssh]`: which computers there are, and how their links are kept (S2, S4).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use dispatch_core::computer::SshTerms;
 use serde::Deserialize;
 
-use super::{ConfigError, invalid};
-use crate::ssh::DEFAULT_REJECT;
+use super::{ConfigError, Document, Sources, invalid, places};
+use crate::ssh::{Computers, DEFAULT_REJECT, SshLimits};
 
 /// More would be a slip of the pen, and less than what overflows.
 const LONGEST_MS: u64 = 30 * 24 * 3_600_000;
@@ -67,6 +68,13 @@ impl Ssh {
     /// The configuration that is named instead of the user's own.
     pub fn config(&self) -> Option<PathBuf> {
         (!self.config.is_empty()).then(|| PathBuf::from(&self.config))
+    }
+
+    /// The computers that it stands for. `secrets` names variables that are
+    /// kept from what is started to reach one (P4).
+    pub fn known(&self, secrets: Vec<String>) -> Computers {
+        let env = Sources::env();
+        Computers::new(self.config(), self.reject.clone(), env, secrets)
     }
 
     /// What the core is told of it.
@@ -130,4 +138,51 @@ impl Ssh {
         }
         Ok(())
     }
+}
+
+/// What it takes to reach a computer from the command line: of a configuration
+/// that need not be complete, since no turn is served.
+#[derive(Clone, Debug)]
+pub struct Reach {
+    /// Holds the host keys that are pinned, and the address of a server.
+    pub data_dir: PathBuf,
+    /// Which there are.
+    pub known: Computers,
+    /// How long a connection may take.
+    pub limits: SshLimits,
+    /// How long all of a test may take.
+    pub test: Duration,
+}
+
+impl Reach {
+    /// Reads the same file and environment as [`Settings::load`](super::Settings::load).
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(sources: &Sources) -> Result<Reach, ConfigError> {
+        let places = places(sources.data_dir.as_deref(), &sources.env)?;
+        let document = Document::read(sources, &places)?;
+        document.deadlines.check()?;
+        document.ssh.check()?;
+        Ok(Reach {
+            data_dir: places.data_dir,
+            known: document.ssh.known(secrets(&document)),
+            limits: SshLimits {
+                connect: Duration::from_secs(document.deadlines.connect_s),
+                handshake: Duration::from_secs(document.deadlines.ssh_handshake_s),
+            },
+            test: Duration::from_millis(document.ssh.test_ms),
+        })
+    }
+}
+
+/// The variables that credentials are read from, of sections that are not
+/// looked at otherwise.
+fn secrets(document: &Document) -> Vec<String> {
+    let providers = document.providers.values();
+    let keys = providers.filter_map(|provider| provider.get("key_env"));
+    let webhooks = document.webhooks.iter();
+    let hooks = webhooks.filter_map(|webhook| webhook.get("secret_env"));
+    let names = keys.chain(hooks).filter_map(toml::Value::as_str);
+    names.map(str::to_owned).collect()
 }

@@ -24,6 +24,7 @@ use crate::store::{Done, ProviderView, ReadError, ReplicaView, TurnView};
 use crate::webhook::Webhooks;
 use made::{adopt, tool};
 
+mod links;
 mod stuck;
 
 /// A machine that says what it was told and does what the test wants.

@@ -93,6 +93,13 @@ pub enum ToolEvent {
         /// What was seen of it.
         cause: String,
     },
+    /// What becomes of a call on another computer cannot be told, though the
+    /// link is there: the last event. A command may run on, and somebody has to
+    /// see to its end.
+    Unknown {
+        /// What stands in the way; for people.
+        cause: String,
+    },
 }
 
 /// How a call ended.

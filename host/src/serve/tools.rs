@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use super::ServeError;
-use crate::config::{Settings, Sources};
+use crate::config::Settings;
 use crate::data_dir::{self, PathError};
 use crate::exec::remote::RemoteExec;
 use crate::exec::{LocalExec, LocalExecConfig};
 use crate::net::Net;
-use crate::ssh::{self, HostKeys, SshComputers};
+use crate::ssh::{HostKeys, SshComputers};
 use crate::store::Store;
 
 /// Where and how tools run on this computer.
@@ -42,12 +42,7 @@ pub(super) async fn computers<N: Net>(
         Some(shared) => shared,
         None => data_dir::node(dir)?.name,
     };
-    let known = ssh::Computers::new(
-        settings.ssh.config(),
-        settings.ssh.reject.clone(),
-        Sources::env(),
-        exec.secret_env.clone(),
-    );
+    let known = settings.ssh.known(exec.secret_env.clone());
     let exec = RemoteExec::new(&installation, exec.output_limit_bytes);
     Ok(SshComputers::new(net, known, HostKeys::new(dir), exec))
 }

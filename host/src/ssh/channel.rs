@@ -1,4 +1,4 @@
-//! What runs over a link: commands, and the SFTP session.
+//! What runs over a link: commands, and two SFTP sessions.
 
 use std::sync::Arc;
 
@@ -18,11 +18,15 @@ pub(super) struct Shared {
     pub(super) title: String,
     pub(super) handle: Handle<Watcher>,
     pub(super) down: Down,
-    sftp: tokio::sync::Mutex<Option<Files>>,
+    pub(super) sftp: Slot,
+    pub(super) tool_sftp: Slot,
 }
 
-/// The SFTP session, and whether it is over.
-struct Files {
+/// Where a session is kept once somebody has wanted it.
+pub(super) type Slot = tokio::sync::Mutex<Option<Files>>;
+
+/// An SFTP session, and whether it is over.
+pub(super) struct Files {
     session: Arc<SftpSession>,
     ended: CancellationToken,
 }
@@ -66,7 +70,8 @@ impl Shared {
             title,
             handle,
             down,
-            sftp: tokio::sync::Mutex::new(None),
+            sftp: Slot::default(),
+            tool_sftp: Slot::default(),
         }
     }
 
@@ -101,16 +106,16 @@ impl Shared {
         }
     }
 
-    /// The SFTP session, opened at first use. Whoever gives it up meanwhile
-    /// leaves it to the next one.
+    /// The SFTP session of this slot, opened at first use. Whoever gives it up
+    /// meanwhile leaves it to the next one.
     pub(super) async fn files(
         self: Arc<Shared>,
-        _given_up: CancellationToken,
+        slot: fn(&Shared) -> &Slot,
     ) -> Result<Arc<SftpSession>, LinkError> {
         let mut files = tokio::select! {
             biased;
             ending = self.down.wait() => return Err(LinkError::Down(ending.fault)),
-            files = self.sftp.lock() => files,
+            files = slot(&self).lock() => files,
         };
         if let Some(fault) = self.down.fault() {
             return Err(LinkError::Down(fault));

@@ -366,6 +366,10 @@ impl std::fmt::Debug for SshLink {
 }
 
 impl Link for SshLink {
+    fn computer(&self) -> &str {
+        self.title()
+    }
+
     fn exec(
         &self,
         command: String,
@@ -377,7 +381,15 @@ impl Link for SshLink {
     }
 
     fn files(&self) -> BoxFuture<'static, Result<Arc<SftpSession>, LinkError>> {
-        detached(self.shared.clone(), Shared::files)
+        detached(self.shared.clone(), |shared, _given_up| {
+            shared.files(|shared| &shared.sftp)
+        })
+    }
+
+    fn tool_files(&self) -> BoxFuture<'static, Result<Arc<SftpSession>, LinkError>> {
+        detached(self.shared.clone(), |shared, _given_up| {
+            shared.files(|shared| &shared.tool_sftp)
+        })
     }
 }
 

@@ -79,6 +79,16 @@ pub enum ComputerSource {
     KnownHosts,
 }
 
+impl ComputerSource {
+    /// Stable: for people and programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            ComputerSource::Config => "config",
+            ComputerSource::KnownHosts => "known-hosts",
+        }
+    }
+}
+
 impl Computers {
     /// The computers as the user's files name them. `config` is read instead of
     /// `~/.ssh/config`; `reject` holds names and patterns of hosts that are no

@@ -66,6 +66,9 @@ impl LinkError {
 
 /// A link to a computer: commands and files.
 pub trait Link: Send + Sync + 'static {
+    /// The computer, as faults name it.
+    fn computer(&self) -> &str;
+
     /// Runs `command` with the login shell over there, `input` on its standard
     /// input; output and error are bounded ([`MAX_EXEC_BYTES`] each), what is
     /// beyond is read and dropped.
@@ -85,4 +88,9 @@ pub trait Link: Send + Sync + 'static {
     /// A request on it waits for its answer up to half a minute, also on a link
     /// that goes down meanwhile: race it with the link's end.
     fn files(&self) -> BoxFuture<'static, Result<Arc<SftpSession>, LinkError>>;
+
+    /// Another one, for files that are anybody's. A file system over there that
+    /// does not answer holds up all of a session, and by [`Link::files`] it is
+    /// watched what runs.
+    fn tool_files(&self) -> BoxFuture<'static, Result<Arc<SftpSession>, LinkError>>;
 }

@@ -32,5 +32,5 @@ pub use computers::{Computer, ComputerSource, Computers, DEFAULT_REJECT};
 pub use dispatch_core::computer::{SshFault, SshFaultKind};
 pub use known_hosts::HostKeys;
 pub use link::{ExecDone, Link, LinkError, MAX_EXEC_BYTES};
-pub use port::SshComputers;
+pub use port::{SshComputers, reach};
 pub use settings::{AgentSocket, ComputerSettings, Route};

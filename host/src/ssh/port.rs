@@ -15,11 +15,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{
-    Computer, ComputerSource, Computers as Known, HostKeys, SshFault, SshLimits, SshLink, connect,
-};
+use super::{Computer, Computers as Known, HostKeys, SshFault, SshLimits, SshLink, connect};
 use crate::computers::{ComputerView, Computers, Connect, Link, LinkEvent};
-use crate::exec::remote::{RemoteCall, RemoteExec};
+use crate::exec::remote::{RemoteCall, RemoteExec, RemoteTools};
 use crate::exec::{EndReport, RunBounds, ToolEvent, ToolHandle, ToolRequest};
 use crate::net::Net;
 use crate::panics::locked;
@@ -64,7 +62,6 @@ impl<N: Net> Computers for SshComputers<N> {
         let over = OverSsh {
             open,
             closing: CancellationToken::new(),
-            exec: self.exec.clone(),
             events: events.clone(),
             tracker: self.tracker.clone(),
         };
@@ -72,9 +69,14 @@ impl<N: Net> Computers for SshComputers<N> {
         let (net, known, keys) = (self.net.clone(), self.known.clone(), self.keys.clone());
         let exec = self.exec.clone();
         self.tracker.spawn(async move {
+            let limits = SshLimits {
+                connect: Duration::from_millis(wanted.connect_ms),
+                handshake: Duration::from_millis(wanted.handshake_ms),
+            };
             let life = async {
-                let fault = match reach(&wanted, &net, &known, &keys).await {
-                    Ok(link) => live(Arc::new(link), &opened, &exec, &events).await,
+                let alias = wanted.computer.as_str();
+                let fault = match reach(alias, &net, &known, &keys, limits).await {
+                    Ok(link) => live(Open::new(link, &exec), &opened, &events).await,
                     Err(fault) => fault,
                 };
                 let _nobody_listens = events.send(LinkEvent::Down(fault)).await;
@@ -90,10 +92,7 @@ impl<N: Net> Computers for SshComputers<N> {
             state: ComputerId::try_from(computer.alias.as_str())
                 .ok()
                 .and_then(|id| states.get(&id).cloned()),
-            source: match computer.source {
-                ComputerSource::Config => "config",
-                ComputerSource::KnownHosts => "known-hosts",
-            },
+            source: computer.source.name(),
             alias: computer.alias,
             host: computer.host,
         };
@@ -120,35 +119,51 @@ impl<N: Net> Computers for SshComputers<N> {
     }
 }
 
-async fn reach<N: Net>(
-    wanted: &Connect,
+/// A link to the computer of this name.
+///
+/// # Errors
+/// [`SshFault`].
+pub async fn reach<N: Net>(
+    alias: &str,
     net: &N,
     known: &Known,
     keys: &HostKeys,
+    limits: SshLimits,
 ) -> Result<SshLink, SshFault> {
-    let settings = known.resolve(wanted.computer.as_str()).await?;
-    let limits = SshLimits {
-        connect: Duration::from_millis(wanted.connect_ms),
-        handshake: Duration::from_millis(wanted.handshake_ms),
-    };
+    let settings = known.resolve(alias).await?;
     connect(&settings, net, keys, limits).await
+}
+
+/// A link that is there, and the tools over it.
+#[derive(Clone)]
+struct Open {
+    link: Arc<SshLink>,
+    tools: RemoteTools,
+}
+
+impl Open {
+    fn new(link: SshLink, exec: &RemoteExec) -> Open {
+        let link = Arc::new(link);
+        let tools = exec.over(link.clone());
+        Open { link, tools }
+    }
 }
 
 /// Holds a link until it ends by itself, and tells why it did. Let go of before,
 /// it ends at once, whoever still runs something over it.
 async fn live(
-    link: Arc<SshLink>,
-    opened: &watch::Sender<Option<Arc<SshLink>>>,
-    exec: &RemoteExec,
+    open: Open,
+    opened: &watch::Sender<Option<Open>>,
     events: &mpsc::Sender<LinkEvent>,
 ) -> SshFault {
+    let Open { link, tools } = open.clone();
     let _cut = CutOnDrop(link.clone());
-    opened.send_replace(Some(link.clone()));
+    opened.send_replace(Some(open));
     let _nobody_listens = events.send(LinkEvent::Up).await;
     // Nothing that was run there fills the disk for ever (O5).
     let upkeep = async {
         loop {
-            let report = exec.sweep_runs(link.clone(), RunBounds::default()).await;
+            let report = tools.sweep_runs(RunBounds::default()).await;
             for failure in report.failures {
                 tracing::debug!(failure, "a run directory over there could not be swept");
             }
@@ -172,16 +187,15 @@ impl Drop for CutOnDrop {
 
 /// One connection, on its way or open.
 struct OverSsh {
-    open: watch::Receiver<Option<Arc<SshLink>>>,
+    open: watch::Receiver<Option<Open>>,
     closing: CancellationToken,
-    exec: RemoteExec,
     events: mpsc::Sender<LinkEvent>,
     tracker: TaskTracker,
 }
 
 impl OverSsh {
     /// What runs over it; nothing runs over one that is not open, or no longer.
-    fn link(&self) -> Option<Arc<SshLink>> {
+    fn open(&self) -> Option<Open> {
         self.open.borrow().clone()
     }
 
@@ -209,7 +223,7 @@ impl OverSsh {
 
 impl Link for OverSsh {
     fn ping(&self) {
-        let (Some(link), events) = (self.link(), self.events.clone()) else {
+        let (Some(Open { link, .. }), events) = (self.open(), self.events.clone()) else {
             return;
         };
         self.tracker.spawn(async move {
@@ -225,7 +239,7 @@ impl Link for OverSsh {
     }
 
     fn start(&self, start: ToolStart, events: mpsc::Sender<ToolEvent>) -> ToolHandle {
-        let Some(link) = self.link() else {
+        let Some(Open { link, tools }) = self.open() else {
             return ToolHandle::new().0;
         };
         let request = ToolRequest {
@@ -237,12 +251,11 @@ impl Link for OverSsh {
             cwd: start.cwd.map(PathBuf::from).unwrap_or_default(),
             deadline_ms: start.deadline_ms,
         };
-        let events = self.heard(link.clone(), events);
-        self.exec.start(link, request, start.attempt, events)
+        tools.start(request, start.attempt, self.heard(link, events))
     }
 
     fn adopt(&self, adopt: ToolAdopt, events: mpsc::Sender<ToolEvent>) -> ToolHandle {
-        let Some(link) = self.link() else {
+        let Some(Open { link, tools }) = self.open() else {
             return ToolHandle::new().0;
         };
         let call = RemoteCall {
@@ -251,15 +264,14 @@ impl Link for OverSsh {
             epoch: adopt.epoch,
             attempt: adopt.attempt,
         };
-        let events = self.heard(link.clone(), events);
-        self.exec.adopt(link, call, adopt.shown_bytes, events)
+        tools.adopt(call, adopt.shown_bytes, self.heard(link, events))
     }
 
     fn unattended(&self) -> BoxFuture<'static, Vec<TurnId>> {
-        let Some(link) = self.link() else {
+        let Some(Open { tools, .. }) = self.open() else {
             return async { Vec::new() }.boxed();
         };
-        let found = self.exec.unattended(link);
+        let found = tools.unattended();
         async move {
             found.await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "commands that nobody watches could not be looked for");
@@ -270,8 +282,8 @@ impl Link for OverSsh {
     }
 
     fn end_unattended(&self, turns: Vec<TurnId>) -> BoxFuture<'static, EndReport> {
-        match self.link() {
-            Some(link) => self.exec.end_unattended(link, turns),
+        match self.open() {
+            Some(Open { tools, .. }) => tools.end_unattended(turns),
             None => async { EndReport::default() }.boxed(),
         }
     }

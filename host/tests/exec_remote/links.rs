@@ -6,9 +6,8 @@ use std::sync::Arc;
 use dispatch::exec::remote::RemoteCall;
 use dispatch::exec::{Adoption, ToolDone, ToolEvent};
 use dispatch_core::ids::Epoch;
-use tokio::sync::mpsc;
 
-use crate::rig::{Call, Rig, is_alive, random, rig, until};
+use crate::rig::{Rig, is_alive, random, rig, until};
 
 #[tokio::test]
 async fn s5_a_link_cut_anywhere_loses_nothing_and_the_command_runs_once() {
@@ -35,9 +34,7 @@ async fn see_through(rig: &Rig, command: &str) -> ToolDone {
         let mut call = if may_run {
             rig.adopt_on(link, rig.call(3, attempt), 0)
         } else {
-            let (to, events) = mpsc::channel(64);
-            let handle = rig.exec.start(link, rig.bash_request(command), attempt, to);
-            Call { handle, events }
+            rig.start_try(link, rig.bash_request(command), attempt)
         };
         may_run = true;
         loop {
@@ -131,9 +128,7 @@ async fn d21_a_start_that_comes_after_a_look_starts_nothing() {
     ] {
         let mut request = rig.bash_request("echo x >> ran");
         request.epoch = Epoch(epoch);
-        let (to, events) = mpsc::channel(64);
-        let handle = rig.exec.start(rig.link(), request, attempt, to);
-        let done = Call { handle, events }.done().await;
+        let done = rig.start_try(rig.link(), request, attempt).done().await;
         assert_eq!(done.ok, runs, "{epoch}.{attempt}: {}", done.output);
     }
     assert_eq!(

@@ -222,23 +222,10 @@ async fn d21_the_same_call_is_not_started_twice() {
 #[tokio::test]
 async fn a_login_shell_that_runs_nothing_is_an_answer_that_quotes_it() {
     let Some(rig) = rig() else { return };
-    let shell = rig.root.path().join("nologin");
-    let script = "#!/bin/sh\necho This account is currently not available. >&2\nexit 1\n";
-    let written = std::process::Command::new("sh")
-        .args([
-            "-c",
-            "printf %s \"$1\" > \"$2\" && chmod 700 \"$2\"",
-            "sh",
-            script,
-        ])
-        .arg(&shell)
-        .status();
-    assert!(written.expect("sh runs").success());
-    let Some(mut other) = rig_with(shell.to_str().expect("plain"), 1 << 20) else {
-        return;
-    };
-    other.move_home(rig.home().to_owned());
-    let done = other.bash("echo x >> ran").await;
+    let shell =
+        rig.script("#!/bin/sh\necho This account is currently not available. >&2\nexit 1\n");
+    let request = rig.bash_request("echo x >> ran");
+    let done = rig.start_on(rig.link_by(&shell), request).done().await;
     assert!(!done.ok);
     assert!(
         done.output.starts_with("the command was not started")

@@ -3,28 +3,19 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use dispatch::exec::remote::{RemoteCall, RemoteExec};
+use dispatch::exec::remote::{RemoteCall, RemoteExec, RemoteTools};
 use dispatch::exec::{Adoption, ToolDone, ToolEvent, ToolHandle, ToolRequest};
-use dispatch::ssh::{ExecDone, Link, LinkError, SshFault, SshFaultKind};
 use dispatch_core::ids::{Epoch, TurnId};
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use russh_sftp::client::SftpSession;
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
+
+use crate::fake::{FakeLink, SFTP_SERVER};
 
 pub(crate) const TURN: TurnId = TurnId(0x0019_3ab4_0000_0000_0000_0000_0000_0001);
 pub(crate) const CALL: &str = "call_1";
-const SFTP_SERVER: &str = "/usr/lib/openssh/sftp-server";
 const INSTALLATION: &str = "test-1";
 
 /// A computer, and a server's side of tools on it.
@@ -88,19 +79,12 @@ impl Rig {
     }
 
     pub(crate) fn link(&self) -> Arc<FakeLink> {
-        Arc::new(FakeLink {
-            shell: self.shell.clone(),
-            home: self.home.clone(),
-            state: Arc::new(LinkState {
-                left_bytes: AtomicI64::new(i64::MAX),
-                is_cut: AtomicBool::new(false),
-                loses_answers: AtomicBool::new(false),
-                refuses: AtomicU32::new(0),
-                execs: AtomicUsize::new(0),
-                carried_bytes: AtomicUsize::new(0),
-            }),
-            sftp: Arc::default(),
-        })
+        Arc::new(FakeLink::new(&self.shell, &self.home, &self.home))
+    }
+
+    /// One whose file transfer begins elsewhere than its commands.
+    pub(crate) fn link_beginning_at(&self, files: &Path) -> Arc<FakeLink> {
+        Arc::new(FakeLink::new(&self.shell, &self.home, files))
     }
 
     /// What a server knows that has just been started: nothing.
@@ -125,9 +109,16 @@ impl Rig {
     }
 
     pub(crate) fn start_on(&self, link: Arc<FakeLink>, request: ToolRequest) -> Call {
-        let (to, events) = mpsc::channel(64);
-        let handle = self.exec.start(link, request, 0, to);
-        Call { handle, events }
+        self.start_try(link, request, 0)
+    }
+
+    pub(crate) fn start_try(&self, link: Arc<FakeLink>, request: ToolRequest, n: u32) -> Call {
+        Call::start(&self.exec.over(link), request, n)
+    }
+
+    /// All that runs over one link.
+    pub(crate) fn tools(&self) -> RemoteTools {
+        self.exec.over(self.link())
     }
 
     pub(crate) fn start(&self, request: ToolRequest) -> Call {
@@ -182,7 +173,7 @@ impl Rig {
 
     pub(crate) fn adopt_on(&self, link: Arc<FakeLink>, call: RemoteCall, shown: u64) -> Call {
         let (to, events) = mpsc::channel(64);
-        let handle = self.other_server().adopt(link, call, shown, to);
+        let handle = self.other_server().over(link).adopt(call, shown, to);
         Call { handle, events }
     }
 
@@ -214,6 +205,25 @@ impl Rig {
         (pid("main="), pid("guard="))
     }
 
+    /// A program for a login shell; by way of a shell, since a file that this
+    /// process has just written may be busy.
+    pub(crate) fn script(&self, text: &str) -> PathBuf {
+        let path = self.root.path().join("login-shell");
+        let write = "printf %s \"$1\" > \"$2\" && chmod 700 \"$2\"";
+        let written = std::process::Command::new("sh")
+            .args(["-c", write, "sh", text])
+            .arg(&path)
+            .status();
+        assert!(written.expect("sh runs").success());
+        path
+    }
+
+    /// The same computer with another login shell.
+    pub(crate) fn link_by(&self, shell: &Path) -> Arc<FakeLink> {
+        let shell = shell.to_str().expect("plain");
+        Arc::new(FakeLink::new(shell, &self.home, &self.home))
+    }
+
     /// A pid that the command wrote into its working directory.
     pub(crate) async fn pid_in(&self, file: &str) -> u32 {
         let path = self.cwd().join(file);
@@ -224,6 +234,12 @@ impl Rig {
 }
 
 impl Call {
+    pub(crate) fn start(tools: &RemoteTools, request: ToolRequest, attempt: u32) -> Call {
+        let (to, events) = mpsc::channel(64);
+        let handle = tools.start(request, attempt, to);
+        Call { handle, events }
+    }
+
     pub(crate) async fn next(&mut self) -> ToolEvent {
         let event = tokio::time::timeout(Duration::from_secs(90), self.events.recv()).await;
         event.expect("an event in time").expect("a last event")
@@ -249,6 +265,20 @@ impl Call {
         }
     }
 
+    /// Everything until nothing can be told any more.
+    pub(crate) async fn until_unknown(&mut self) -> String {
+        loop {
+            match self.next().await {
+                ToolEvent::Unknown { cause } => {
+                    assert_eq!(self.events.recv().await, None, "it is the last word");
+                    return cause;
+                }
+                ToolEvent::Output { .. } | ToolEvent::Adopted(Adoption::Running) => {}
+                other => panic!("it is known: {other:?}"),
+            }
+        }
+    }
+
     /// Everything until the link is found lost, or until the result.
     pub(crate) async fn until_lost(&mut self) -> Option<ToolDone> {
         loop {
@@ -256,202 +286,9 @@ impl Call {
                 ToolEvent::LinkLost { .. } => return None,
                 ToolEvent::Done(done) => return Some(done),
                 ToolEvent::Output { .. } | ToolEvent::Adopted(_) => {}
-                other @ ToolEvent::Left => panic!("{other:?}"),
+                other @ (ToolEvent::Left | ToolEvent::Unknown { .. }) => panic!("{other:?}"),
             }
         }
-    }
-}
-
-/// The server's process and the session with it.
-type OpenSftp = (Child, Arc<SftpSession>);
-
-/// A link that a test can cut, at once or after so many bytes.
-pub(crate) struct FakeLink {
-    shell: String,
-    home: PathBuf,
-    state: Arc<LinkState>,
-    sftp: Arc<tokio::sync::Mutex<Option<OpenSftp>>>,
-}
-
-#[derive(Debug)]
-struct LinkState {
-    left_bytes: AtomicI64,
-    is_cut: AtomicBool,
-    loses_answers: AtomicBool,
-    refuses: AtomicU32,
-    execs: AtomicUsize,
-    carried_bytes: AtomicUsize,
-}
-
-impl FakeLink {
-    pub(crate) fn cut(&self) {
-        self.state.left_bytes.store(0, Ordering::SeqCst);
-        self.state.is_cut.store(true, Ordering::SeqCst);
-        if let Ok(mut sftp) = self.sftp.try_lock()
-            && let Some((server, _)) = &mut *sftp
-        {
-            let _dead_already = server.start_kill();
-        }
-    }
-
-    /// Cuts it after so many bytes of SFTP from over there.
-    pub(crate) fn cut_after(&self, bytes: i64) {
-        self.state.left_bytes.store(bytes, Ordering::SeqCst);
-    }
-
-    /// Commands run, but what they say is lost with the link.
-    pub(crate) fn lose_answers(&self) {
-        self.state.loses_answers.store(true, Ordering::SeqCst);
-    }
-
-    /// Grants no channel so many times.
-    pub(crate) fn refuse(&self, times: u32) {
-        self.state.refuses.store(times, Ordering::SeqCst);
-    }
-
-    pub(crate) fn execs(&self) -> usize {
-        self.state.execs.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn carried_bytes(&self) -> usize {
-        self.state.carried_bytes.load(Ordering::SeqCst)
-    }
-}
-
-fn lost() -> LinkError {
-    LinkError::Down(SshFault::new(SshFaultKind::Lost, "the test cut it"))
-}
-
-impl Link for FakeLink {
-    fn exec(
-        &self,
-        command: String,
-        input: Vec<u8>,
-    ) -> BoxFuture<'static, Result<ExecDone, LinkError>> {
-        let state = self.state.clone();
-        let mut shell = Command::new(&self.shell);
-        shell
-            .arg("-c")
-            .arg(command)
-            .env("HOME", &self.home)
-            .current_dir(&self.home)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        async move {
-            if state.is_cut.load(Ordering::SeqCst) {
-                return Err(lost());
-            }
-            let refused = state
-                .refuses
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-            if refused.is_ok() {
-                return Err(LinkError::Refused {
-                    computer: "far".to_owned(),
-                    reason: "open failed".to_owned(),
-                });
-            }
-            state.execs.fetch_add(1, Ordering::SeqCst);
-            let mut child = shell.spawn().expect("a shell");
-            let mut stdin = child.stdin.take().expect("piped");
-            let feeding = tokio::spawn(async move {
-                let _closed_early = stdin.write_all(&input).await;
-            });
-            let done = child.wait_with_output().await.expect("it ends");
-            feeding.await.expect("no panic");
-            if state.is_cut.load(Ordering::SeqCst) || state.loses_answers.load(Ordering::SeqCst) {
-                return Err(lost());
-            }
-            Ok(ExecDone {
-                code: done.status.code().and_then(|code| u32::try_from(code).ok()),
-                signal: None,
-                output: done.stdout,
-                error: done.stderr,
-            })
-        }
-        .boxed()
-    }
-
-    fn files(&self) -> BoxFuture<'static, Result<Arc<SftpSession>, LinkError>> {
-        let (state, sftp, home) = (self.state.clone(), self.sftp.clone(), self.home.clone());
-        async move {
-            let mut sftp = sftp.lock().await;
-            if let Some((_, session)) = &*sftp {
-                return Ok(session.clone());
-            }
-            if state.is_cut.load(Ordering::SeqCst) {
-                return Err(lost());
-            }
-            let mut server = Command::new(SFTP_SERVER)
-                .current_dir(home)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .kill_on_drop(true)
-                .spawn()
-                .expect("an SFTP server");
-            let stream = Cuttable {
-                from: server.stdout.take().expect("piped"),
-                to: server.stdin.take().expect("piped"),
-                state,
-            };
-            let session = Arc::new(SftpSession::new(stream).await.map_err(|_| lost())?);
-            session.set_timeout(5);
-            *sftp = Some((server, session.clone()));
-            Ok(session)
-        }
-        .boxed()
-    }
-}
-
-struct Cuttable {
-    from: ChildStdout,
-    to: ChildStdin,
-    state: Arc<LinkState>,
-}
-
-impl AsyncRead for Cuttable {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let left = self.state.left_bytes.load(Ordering::SeqCst);
-        if left <= 0 {
-            self.state.is_cut.store(true, Ordering::SeqCst);
-            return Poll::Ready(Ok(()));
-        }
-        let most = usize::try_from(left)
-            .unwrap_or(usize::MAX)
-            .min(buf.remaining());
-        let mut own = vec![0; most.min(64 * 1024)];
-        let mut part = ReadBuf::new(&mut own);
-        let read = Pin::new(&mut self.from).poll_read(cx, &mut part);
-        let n = part.filled().len();
-        buf.put_slice(part.filled());
-        self.state.left_bytes.fetch_sub(n as i64, Ordering::SeqCst);
-        self.state.carried_bytes.fetch_add(n, Ordering::SeqCst);
-        read
-    }
-}
-
-impl AsyncWrite for Cuttable {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        if self.state.left_bytes.load(Ordering::SeqCst) <= 0 {
-            return Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into()));
-        }
-        Pin::new(&mut self.to).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.to).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.to).poll_shutdown(cx)
     }
 }
 

@@ -97,7 +97,7 @@ async fn t5_a_kill_at_once_still_gets_one_answer_and_leaves_nothing() {
 async fn a_kill_is_idempotent_and_forbids_what_was_never_started() {
     let Some(rig) = rig() else { return };
     for _ in 0..2 {
-        let killed = rig.exec.kill(rig.link(), rig.call(3, 0)).await;
+        let killed = rig.tools().kill(rig.call(3, 0)).await;
         killed.expect("nothing runs");
     }
     let done = rig.bash("echo x > ran").await;
@@ -114,10 +114,7 @@ async fn a_kill_is_idempotent_and_forbids_what_was_never_started() {
 async fn a_kill_after_the_end_changes_nothing() {
     let Some(rig) = rig() else { return };
     assert!(rig.bash("echo fine").await.ok);
-    rig.exec
-        .kill(rig.link(), rig.call(3, 0))
-        .await
-        .expect("it is over");
+    rig.tools().kill(rig.call(3, 0)).await.expect("it is over");
     assert!(rig.exit_line().await.contains(" reason=exited code=0 "));
 }
 

@@ -25,17 +25,21 @@ async fn l10_what_nobody_watches_is_found_and_ended_by_turns() {
     watched.call_id = "watched".to_owned();
     let call = rig.start(watched);
     let third = rig.pid_in("third").await;
-    let found = rig.exec.unattended(rig.link()).await.expect("asked");
+    let found = rig.tools().unattended().await.expect("asked");
     assert_eq!(found, [TURN, OTHER_TURN]);
-    let report = rig.exec.end_unattended(rig.link(), vec![TURN]).await;
+    let report = rig.tools().end_unattended(vec![TURN]).await;
     assert_eq!((report.killed, report.failures), (1, vec![]));
     assert!(!is_alive(first) && is_alive(second) && is_alive(third));
     let all = vec![TURN, OTHER_TURN];
-    let report = rig.exec.end_unattended(rig.link(), all.clone()).await;
+    let report = rig.tools().end_unattended(all.clone()).await;
     assert_eq!((report.killed, report.failures), (1, vec![]));
-    assert_eq!(rig.exec.unattended(rig.link()).await.expect("asked"), []);
+    assert_eq!(rig.tools().unattended().await.expect("asked"), []);
     // Another server life watches nothing of it.
-    let report = rig.other_server().end_unattended(rig.link(), all).await;
+    let report = rig
+        .other_server()
+        .over(rig.link())
+        .end_unattended(all)
+        .await;
     assert_eq!(report.killed, 1);
     let done = call.done().await;
     assert!(
@@ -69,7 +73,7 @@ async fn o5_finished_runs_beyond_the_bounds_are_removed_the_oldest_first() {
     let mut request = rig.bash_request("echo $$ > pid; exec sleep 1000");
     request.turn = OTHER_TURN;
     let pid = rig.orphan(request, "pid").await;
-    let sweep = |bounds| rig.exec.sweep_runs(rig.link(), bounds);
+    let sweep = |bounds| rig.tools().sweep_runs(bounds);
     let all = RunBounds::default();
     let report = |removed, kept| SweepReport {
         removed,
@@ -101,6 +105,6 @@ async fn o5_finished_runs_beyond_the_bounds_are_removed_the_oldest_first() {
     assert_eq!(sweep(RunBounds { max_runs: 0, ..all }).await, report(1, 0));
     assert!(!rig.runs_dir().join(TURN.to_string()).exists());
     assert!(is_alive(pid), "what runs is no finished run");
-    let report = rig.exec.end_unattended(rig.link(), vec![OTHER_TURN]).await;
+    let report = rig.tools().end_unattended(vec![OTHER_TURN]).await;
     assert_eq!(report.killed, 1);
 }

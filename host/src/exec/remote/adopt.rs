@@ -37,14 +37,14 @@ enum State {
 /// started, it makes the directory of the last start that may be on its way: a
 /// start gives way to a directory of its own name or a newer one. Either that
 /// start sees this directory, or this look sees the start's.
-pub(super) async fn find(far: &Far, installation: &str, call: &RemoteCall) -> Result<Found, Fault> {
-    if let Seen::Started(found) = see(far, runs_of(far, installation, call).await?).await? {
+pub(super) async fn find(far: &Far, call: &RemoteCall) -> Result<Found, Fault> {
+    if let Seen::Started(found) = see(far, runs_of(far, call).await?).await? {
         return Ok(found);
     }
-    claim(far, installation, call).await?;
+    claim(far, call).await?;
     let give_up = Instant::now() + START_PATIENCE;
     loop {
-        let undecided = match see(far, runs_of(far, installation, call).await?).await? {
+        let undecided = match see(far, runs_of(far, call).await?).await? {
             Seen::Started(found) => return Ok(found),
             Seen::Undecided(runs) if runs.is_empty() => return Ok(Found::Nothing),
             Seen::Undecided(runs) => runs,
@@ -73,8 +73,8 @@ pub(super) async fn adoption(far: &Far, run: &Run, over: &RemoteExit) -> Result<
 }
 
 /// Every directory of the call, the newest first.
-async fn runs_of(far: &Far, installation: &str, call: &RemoteCall) -> Result<Vec<Run>, Fault> {
-    let names = far.list(&turn_dir(far, installation, call)).await?;
+async fn runs_of(far: &Far, call: &RemoteCall) -> Result<Vec<Run>, Fault> {
+    let names = far.list(&turn_dir(far, call)).await?;
     let mut ranked: Vec<_> = names
         .into_iter()
         .filter_map(|name| Some((call.rank(&name)?, name)))
@@ -83,7 +83,7 @@ async fn runs_of(far: &Far, installation: &str, call: &RemoteCall) -> Result<Vec
     Ok(ranked
         .into_iter()
         .rev()
-        .map(|(_, name)| Run::new(far, installation, call, name))
+        .map(|(_, name)| Run::new(far, call, name))
         .collect())
 }
 
@@ -122,9 +122,9 @@ async fn state(far: &Far, run: &Run) -> Result<State, Fault> {
 }
 
 /// Makes the call's directory, if nobody has, and says in it that it is nobody's.
-async fn claim(far: &Far, installation: &str, call: &RemoteCall) -> Result<(), Fault> {
-    private_dirs(far, &turn_dir(far, installation, call)).await?;
-    let run = Run::new(far, installation, call, call.dir_name());
+async fn claim(far: &Far, call: &RemoteCall) -> Result<(), Fault> {
+    private_dirs(far, &turn_dir(far, call)).await?;
+    let run = Run::new(far, call, call.dir_name());
     match far.sftp.create_dir(&run.path).await.map_err(Fault::from) {
         Ok(()) => {}
         // Somebody was faster, as will be seen.

@@ -4,52 +4,91 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::Shared;
 use super::adopt::{self, Found};
 use super::far::{Far, Fault};
+use super::over::{Over, Session};
 use super::question::AskError;
 use super::run::{Ending, RemoteCall, Run};
 use super::watch::{Followed, follow};
 use crate::exec::input::Bash;
 use crate::exec::preview::Preview;
 use crate::exec::{Adoption, ToolDone, ToolEvent, ToolRequest, Wishes};
-use crate::ssh::{Link, LinkError};
+use crate::ssh::LinkError;
+
+/// What is seen by SFTP is not what commands see: nothing could be watched.
+const TWO_VIEWS: &str = "file transfer and commands see different files on that computer (a chroot for one of them?), so that commands could not be watched; let both begin in the home directory, as sshd does where nothing is set";
 
 /// Starts a command and follows it.
 pub(super) async fn run(
-    shared: &Shared,
-    link: Arc<dyn Link>,
+    over: &Arc<Over>,
     request: &ToolRequest,
     call: RemoteCall,
     input: Bash,
     events: &mpsc::Sender<ToolEvent>,
     wishes: &Wishes,
-) -> Result<Followed, Fault> {
+) -> Followed {
     // Before anything is started: it could not be watched without.
-    let mut far = Far::open(link).await?;
-    let run = Run::new(&far, &shared.installation, &call, call.dir_name());
-    let _watched = shared.watch(&run);
-    let run = match start(shared, &far, request, &call, input).await? {
-        Started::Yes => run,
-        Started::No(done) => return Ok(Followed::Done(done)),
-        Started::Ended => match run.ending(&far).await? {
-            Some(Ending::Claimed) => {
-                let stopped = "stopped before the command was started";
-                return Ok(Followed::Done(ToolDone::failed(stopped)));
-            }
-            Some(Ending::Over(_)) | None => run,
-        },
-        Started::Unknown(cause) => match adopt::find(&far, &shared.installation, &call).await? {
-            Found::Running(run) | Found::Over(run, _) => run,
-            Found::Nothing => {
-                return Ok(Followed::Done(ToolDone::failed(format!(
-                    "the command was not started: {cause}"
-                ))));
-            }
-        },
+    let mut far = match Far::open(over, Session::Runs).await {
+        Ok(far) => far,
+        Err(fault) => return Followed::not_begun(fault),
+    };
+    let run = Run::new(&far, &call, call.dir_name());
+    let _watched = over.shared.watch(&run);
+    let run = match begin(&far, request, run, input).await {
+        Ok(Begun::Runs(run)) => run,
+        Ok(Begun::Not(done)) => return Followed::Done(done),
+        // The start has been sent: it may be running.
+        Err(fault) => return Followed::in_doubt(&fault),
     };
     let _nobody_listens = events.send(ToolEvent::Adopted(Adoption::Running)).await;
-    Ok(follow(shared, &mut far, &run, Preview::default(), events, wishes).await)
+    follow(&mut far, &run, Preview::default(), events, wishes).await
+}
+
+/// What a start has come to.
+enum Begun {
+    /// It was started in there, and may be over.
+    Runs(Run),
+    Not(ToolDone),
+}
+
+async fn begin(far: &Far, request: &ToolRequest, run: Run, input: Bash) -> Result<Begun, Fault> {
+    let not = |why: String| Ok(Begun::Not(ToolDone::failed(why)));
+    match start(far, request, &run.call, input).await? {
+        Started::Yes if is_seen(far, &run).await? => Ok(Begun::Runs(run)),
+        Started::Yes => stopped_unseen(far, &run).await.map(Begun::Not),
+        Started::No(done) => Ok(Begun::Not(done)),
+        Started::Ended => match run.ending(far).await? {
+            Some(Ending::Claimed) => not("stopped before the command was started".to_owned()),
+            Some(Ending::Over(_)) | None => Ok(Begun::Runs(run)),
+        },
+        Started::Unknown(cause) => match adopt::find(far, &run.call).await? {
+            Found::Running(run) | Found::Over(run, _) => Ok(Begun::Runs(run)),
+            Found::Nothing => not(format!("the command was not started: {cause}")),
+        },
+    }
+}
+
+/// Whether SFTP sees what a shell has made. Once it does, it always does.
+async fn is_seen(far: &Far, run: &Run) -> Result<bool, Fault> {
+    if !far.over.is_one_view() && far.stat(&run.file("meta")).await?.is_none() {
+        return Ok(false);
+    }
+    far.over.found_one_view();
+    Ok(true)
+}
+
+async fn stopped_unseen(far: &Far, run: &Run) -> Result<ToolDone, Fault> {
+    let asked = match far.question(&run.call) {
+        Ok(question) => question.ask(&far.over.link, "kill_call").await,
+        Err(e) => Err(e),
+    };
+    match asked {
+        Ok(answers) if answers.iter().any(|said| said == "over") => Ok(ToolDone::failed(format!(
+            "the command was stopped as soon as it was started: {TWO_VIEWS}"
+        ))),
+        Ok(answers) => Err(Fault::Failed(format!("{TWO_VIEWS}; it said {answers:?}"))),
+        Err(e) => Err(Fault::Failed(format!("{TWO_VIEWS}; {e}"))),
+    }
 }
 
 /// Whether a command was started.
@@ -62,7 +101,6 @@ enum Started {
 }
 
 async fn start(
-    shared: &Shared,
     far: &Far,
     request: &ToolRequest,
     call: &RemoteCall,
@@ -78,18 +116,19 @@ async fn start(
     let deadline_ms = input
         .timeout_ms
         .map_or(request.deadline_ms, |ms| ms.min(request.deadline_ms));
-    let question = shared.question(call).map(|question| {
+    let limit_bytes = far.over.shared.output_limit_bytes;
+    let question = far.question(call).map(|question| {
         let mark = question.mark();
         question
             .with_supervisor()
             .with("mark", &mark)
             .with("deadline_ms", &deadline_ms.to_string())
-            .with("limit_bytes", &shared.output_limit_bytes.to_string())
+            .with("limit_bytes", &limit_bytes.to_string())
             .with("cwd", &far.absolute(&cwd, ""))
             .with("command", &input.command)
     });
     let answers = match question {
-        Ok(question) => question.ask(&far.link, "start").await,
+        Ok(question) => question.ask(&far.over.link, "start").await,
         Err(e) => Err(e),
     };
     let said = match answers {
@@ -97,7 +136,7 @@ async fn start(
         Err(AskError::Link(LinkError::Down(fault))) => return Err(Fault::Lost(fault.message)),
         Err(AskError::Link(e)) => return Ok(Started::No(not_started(&e.to_string()))),
         Err(e @ (AskError::Silent | AskError::Garbled(_))) => return Ok(Started::Unknown(e)),
-        Err(e @ AskError::NoRandomness(_)) => {
+        Err(e @ (AskError::NoRandomness(_) | AskError::Files(_))) => {
             return Ok(Started::No(not_started(&e.to_string())));
         }
     };
@@ -105,6 +144,9 @@ async fn start(
         ("started", "") => Started::Yes,
         ("ended", "") => Started::Ended,
         ("no-cwd", "") => Started::No(ToolDone::failed(no_cwd)),
+        ("no-home", "") => Started::No(ToolDone::failed(format!(
+            "the command was not started: {TWO_VIEWS}"
+        ))),
         ("exists" | "late", "") => Started::No(ToolDone::failed(format!(
             "{} exists already on that computer, or a later one does: this call was started or given up before and is never repeated",
             call.dir_name()

@@ -13,7 +13,10 @@ use russh_sftp::protocol::{OpenFlags, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::time::Instant;
 
-use crate::ssh::{Link, LinkError};
+use super::over::{Over, Session};
+use super::question::{AskError, Question};
+use super::run::{RemoteCall, Run};
+use crate::ssh::LinkError;
 
 /// How much is asked for at once, and how often while earlier answers are
 /// awaited: 1 MB on its way is 20 MB/s at a round trip of 50 ms.
@@ -74,6 +77,21 @@ impl Fault {
             Fault::Missing | Fault::Denied | Fault::Failed(_) => false,
         }
     }
+
+    /// Why the link is of no more use, if it is: one that grants no channel, or
+    /// no file transfer, serves all others as before.
+    pub(super) fn end_of_link(&self) -> Option<String> {
+        match self {
+            Fault::Silent | Fault::Lost(_) => Some(self.to_string()),
+            Fault::Link(LinkError::Down(fault)) => Some(fault.message.clone()),
+            Fault::Link(
+                LinkError::Refused { .. } | LinkError::NoExec { .. } | LinkError::NoFiles(_),
+            )
+            | Fault::Missing
+            | Fault::Denied
+            | Fault::Failed(_) => None,
+        }
+    }
 }
 
 /// A file that is closed however it is done with. The library counts files until
@@ -111,17 +129,36 @@ impl Drop for OpenFile {
 /// The files of one computer. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Far {
-    pub(super) link: Arc<dyn Link>,
+    pub(super) over: Arc<Over>,
     pub(super) sftp: Arc<SftpSession>,
     /// Where the session begins: the home directory, absolute.
     pub(super) home: String,
 }
 
 impl Far {
-    pub(super) async fn open(link: Arc<dyn Link>) -> Result<Far, Fault> {
-        let sftp = link.files().await?;
-        let home = sftp.canonicalize(".").await?;
-        Ok(Far { link, sftp, home })
+    pub(super) async fn open(over: &Arc<Over>, of: Session) -> Result<Far, Fault> {
+        let home = over.home().await?.to_owned();
+        let sftp = over.files(of).await?;
+        let over = over.clone();
+        Ok(Far { over, sftp, home })
+    }
+
+    /// A question about a call.
+    pub(super) fn question(&self, call: &RemoteCall) -> Result<Question, AskError> {
+        Ok(self
+            .over
+            .shared
+            .question(&self.home)?
+            .with("turn", &call.turn.to_string())
+            .with("call", &call.plain_name())
+            .with("name", &call.dir_name())
+            .with("epoch", &call.epoch.0.to_string())
+            .with("attempt", &call.attempt.to_string()))
+    }
+
+    /// A question about one directory of a call.
+    pub(super) fn question_of_run(&self, run: &Run) -> Result<Question, AskError> {
+        Ok(self.question(&run.call)?.with("name", &run.name))
     }
 
     /// Gives `work` up when the link turns out to be lost: the session never

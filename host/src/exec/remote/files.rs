@@ -3,6 +3,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
 
 use dispatch_core::reconcile::OUTCOME_UNKNOWN;
 use russh_sftp::client::fs::{File, Metadata};
@@ -11,11 +13,13 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
 use super::far::{Far, Fault, some};
+use super::over::{Over, Session};
 use super::question::{AskError, Question};
-use crate::exec::ToolDone;
+use super::watch::Followed;
 use crate::exec::files::{self, FileError, Lines};
 use crate::exec::input::{Read, Write};
 use crate::exec::rundir::random_mark;
+use crate::exec::{ToolDone, ToolRequest};
 
 /// Why a file was not read or written.
 #[derive(Debug, thiserror::Error)]
@@ -26,8 +30,97 @@ pub(super) enum FarFileError {
     Link(#[from] Fault),
 }
 
-/// The tool `read`.
-pub(super) async fn read(
+/// The tool `read`, once more where nothing but its session was lost.
+pub(super) async fn run_read(
+    over: &Arc<Over>,
+    request: &ToolRequest,
+    kill: &CancellationToken,
+    input: Read,
+) -> Followed {
+    let cwd = request.cwd.to_string_lossy().into_owned();
+    let input = Arc::new(input);
+    let once = || {
+        let (over, cwd, input) = (over.clone(), cwd.clone(), input.clone());
+        let begin = |stop| {
+            tokio::spawn(async move {
+                let far = Far::open(&over, Session::Tools).await?;
+                far.unless_lost(read(&far, &cwd, &input, &stop)).await
+            })
+        };
+        files::limited(request, kill, begin)
+    };
+    let begun = Instant::now();
+    let mut done = once().await;
+    if let Err(FarFileError::Link(Fault::Lost(_))) = &done
+        && end_of_link(over).await.is_none()
+    {
+        done = once().await;
+    }
+    let what = format!("cannot read {}", named(request, &input.path));
+    ended(over, done, &what, begun).await
+}
+
+/// The tool `write`.
+pub(super) async fn run_write(
+    over: &Arc<Over>,
+    request: &ToolRequest,
+    kill: &CancellationToken,
+    input: Write,
+) -> Followed {
+    let begun = Instant::now();
+    let path = named(request, &input.path);
+    let cwd = request.cwd.to_string_lossy().into_owned();
+    let begin = |stop| {
+        let over = over.clone();
+        tokio::spawn(async move {
+            let far = Far::open(&over, Session::Tools).await?;
+            far.unless_lost(write(&far, &cwd, &input, &stop)).await
+        })
+    };
+    let done = files::limited(request, kill, begin).await;
+    let what = format!("{OUTCOME_UNKNOWN}: {path} may have been written or not");
+    ended(over, done, &what, begun).await
+}
+
+/// A path as people know it, whatever its home directory is.
+fn named(request: &ToolRequest, path: &str) -> String {
+    request.cwd.join(path).display().to_string()
+}
+
+/// What is told of a file tool. A session of its own that does not answer, or
+/// ends, is that call's failure: the link serves all others as before.
+async fn ended(
+    over: &Over,
+    done: Result<ToolDone, FarFileError>,
+    what: &str,
+    begun: Instant,
+) -> Followed {
+    let computer = over.link.computer();
+    let cause = match done {
+        Ok(done) => return Followed::Done(done),
+        Err(FarFileError::File(e)) => return Followed::Done(ToolDone::failed(e.to_string())),
+        Err(FarFileError::Link(Fault::Silent)) => format!(
+            "{computer} has not answered for {} s; a file system there may hang, which df and mount in the tool bash can tell",
+            begun.elapsed().as_secs()
+        ),
+        Err(FarFileError::Link(Fault::Lost(cause))) => match end_of_link(over).await {
+            Some(cause) => return Followed::LinkLost(cause),
+            None => format!(
+                "file transfer with {computer} broke off ({cause}); see what is there, and try again"
+            ),
+        },
+        Err(FarFileError::Link(fault)) => return Followed::not_begun(fault),
+    };
+    Followed::Done(ToolDone::failed(format!("{what}: {cause}")))
+}
+
+/// Why the link has ended, if it has, and not only a session on it.
+async fn end_of_link(over: &Over) -> Option<String> {
+    let opened = over.files(Session::Tools).await;
+    opened.err().and_then(|fault| fault.end_of_link())
+}
+
+async fn read(
     far: &Far,
     cwd: &str,
     input: &Read,
@@ -50,8 +143,8 @@ pub(super) async fn read(
     }
 }
 
-/// The tool `write`: the file is the old one or the new one, never a part.
-pub(super) async fn write(
+/// The file is the old one or the new one, never a part.
+async fn write(
     far: &Far,
     cwd: &str,
     input: &Write,
@@ -83,10 +176,22 @@ pub(super) async fn write(
         replace(far, &named, &temporary, &path, old.is_some()).await
     };
     if let Err(e) = placed.await {
-        let _already_gone = far.sftp.remove_file(&temporary).await;
+        tidy(far, temporary, &e).await;
         return Err(e);
     }
     Ok(files::written(Path::new(&named), input, old.is_some()))
+}
+
+/// A file system that did not answer is not waited for once more.
+async fn tidy(far: &Far, temporary: String, e: &FarFileError) {
+    let sftp = far.sftp.clone();
+    let removing = async move {
+        let _already_gone = sftp.remove_file(temporary).await;
+    };
+    match e {
+        FarFileError::Link(_) => drop(tokio::spawn(removing)),
+        FarFileError::File(_) => removing.await,
+    }
 }
 
 fn regular(stat: &Metadata, path: &str) -> Result<(), FileError> {
@@ -193,7 +298,7 @@ async fn replace(
     let fault = |cause: String| said("replace", named)(Fault::Failed(cause));
     let question = Question::new().map_err(|e| fault(e.to_string()))?;
     let question = question.with("from", temporary).with("to", target);
-    let answers = match question.ask(&far.link, "replace").await {
+    let answers = match question.ask(&far.over.link, "replace").await {
         Ok(answers) => answers,
         Err(AskError::Link(e)) => return Err(Fault::Link(e).into()),
         // It may have been replaced.

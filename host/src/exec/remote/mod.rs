@@ -28,11 +28,11 @@ use std::time::Instant;
 use dispatch_core::ids::TurnId;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use self::adopt::Found;
 use self::far::{Far, Fault};
-use self::files::FarFileError;
+use self::over::{Over, Session};
 use self::question::{AskError, Question};
 use self::run::Run;
 use self::watch::{Followed, follow};
@@ -50,6 +50,7 @@ mod adopt;
 mod bash;
 mod far;
 mod files;
+mod over;
 mod question;
 mod run;
 mod upkeep;
@@ -57,17 +58,13 @@ mod watch;
 
 pub use run::RemoteCall;
 
-/// Questions asked on a watcher's own account at the same time: the channels of
-/// a link are the pool's, but for these.
-const ASKING: usize = 2;
-
 /// Why a computer could not be asked about its runs.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot ask for the commands on that computer: {0}")]
 pub struct RemoteError(String);
 
 /// Runs tools on other computers. Cheap to clone; knows no computer, only what
-/// it watches. Must be used within a tokio runtime.
+/// it watches.
 #[derive(Clone, Debug)]
 pub struct RemoteExec {
     shared: Arc<Shared>,
@@ -80,7 +77,13 @@ struct Shared {
     /// Runs by how many watch them: over a link that is dying, and over the
     /// next one.
     watched: Mutex<BTreeMap<String, usize>>,
-    asking: Semaphore,
+}
+
+/// The same over one link, which it keeps. Cheap to clone. Must be used within
+/// a tokio runtime.
+#[derive(Clone)]
+pub struct RemoteTools {
+    over: Arc<Over>,
 }
 
 impl RemoteExec {
@@ -93,34 +96,34 @@ impl RemoteExec {
                 installation: call_name(installation),
                 output_limit_bytes,
                 watched: Mutex::default(),
-                asking: Semaphore::new(ASKING),
             }),
         }
     }
 
+    /// Tools over this link; once for each link, so that what runs over it
+    /// shares its channels.
+    pub fn over(&self, link: Arc<dyn Link>) -> RemoteTools {
+        RemoteTools {
+            over: Arc::new(Over::new(self.shared.clone(), link)),
+        }
+    }
+}
+
+impl RemoteTools {
     /// Starts a call. A command is told of by `Adopted(Running)` once it runs
-    /// and needs no channel any more. `Done` comes last, or `LinkLost`; then
-    /// the call may have been started. A relative `cwd` begins at the home
-    /// directory.
+    /// and needs no channel any more. `Done` comes last, or `LinkLost` or
+    /// `Unknown`; then the call may have been started. A relative `cwd` begins
+    /// at the home directory.
     pub fn start(
         &self,
-        link: Arc<dyn Link>,
         request: ToolRequest,
         attempt: u32,
         events: mpsc::Sender<ToolEvent>,
     ) -> ToolHandle {
         let (handle, wishes) = ToolHandle::new();
-        let shared = self.shared.clone();
-        tokio::spawn(async move {
-            let begun = Instant::now();
-            let work = carry_out(shared, link, request, attempt, events.clone(), wishes);
-            let followed = match tokio::spawn(work).await {
-                Ok(followed) => followed,
-                // A panic is one call's failure (L7).
-                Err(e) => Followed::Done(ToolDone::failed(format!("the tool broke off: {e}"))),
-            };
-            send_last(followed, Some(begun), &events).await;
-        });
+        let begun = Instant::now();
+        let work = carry_out(self.over.clone(), request, attempt, events.clone(), wishes);
+        see_to_its_end(work, Some(begun), events);
         handle
     }
 
@@ -130,42 +133,31 @@ impl RemoteExec {
     /// `shown_bytes`.
     pub fn adopt(
         &self,
-        link: Arc<dyn Link>,
         call: RemoteCall,
         shown_bytes: u64,
         events: mpsc::Sender<ToolEvent>,
     ) -> ToolHandle {
         let (handle, wishes) = ToolHandle::new();
-        let shared = self.shared.clone();
-        tokio::spawn(async move {
-            let adopting = adopt_call(&shared, link, &call, shown_bytes, &events, &wishes);
-            match adopting.await {
-                Ok(Some(followed)) => send_last(followed, None, &events).await,
-                Ok(None) => {}
-                Err(fault) if fault.is_of_the_link() => {
-                    send_last(Followed::LinkLost(fault.to_string()), None, &events).await;
-                }
-                Err(fault) => {
-                    let cause = format!("the run of {} cannot be asked: {fault}", call.call_id);
-                    let stuck = ToolEvent::Adopted(Adoption::Stuck { cause });
-                    let _nobody_listens = events.send(stuck).await;
-                }
-            }
-        });
+        let (over, told) = (self.over.clone(), events.clone());
+        let work = async move {
+            let adopting = adopt_call(&over, &call, shown_bytes, &told, &wishes);
+            adopting
+                .await
+                .unwrap_or_else(|fault| Some(Followed::in_doubt(&fault)))
+        };
+        see_to_its_end(work, None, events);
         handle
     }
 
     /// Ends whatever runs of a call, and lets nothing of it start any more; for
     /// calls that nobody watches. Comes back when it is gone.
-    pub fn kill(
-        &self,
-        link: Arc<dyn Link>,
-        call: RemoteCall,
-    ) -> BoxFuture<'static, Result<(), RemoteError>> {
-        let shared = self.shared.clone();
+    pub fn kill(&self, call: RemoteCall) -> BoxFuture<'static, Result<(), RemoteError>> {
+        let over = self.over.clone();
         async move {
-            let answers = shared.question(&call).map_err(told)?;
-            let answers = answers.ask(&link, "kill_call").await.map_err(told)?;
+            let far = Far::open(&over, Session::Runs).await;
+            let far = far.map_err(|fault| RemoteError(fault.to_string()))?;
+            let question = far.question(&call).map_err(told)?;
+            let answers = question.ask(&over.link, "kill_call").await.map_err(told)?;
             match answers.last().map(String::as_str) {
                 Some("over") => Ok(()),
                 said => Err(RemoteError(said.unwrap_or_default().to_owned())),
@@ -175,33 +167,33 @@ impl RemoteExec {
     }
 
     /// The turns of commands that run there and that nobody watches, each once.
-    pub fn unattended(
-        &self,
-        link: Arc<dyn Link>,
-    ) -> BoxFuture<'static, Result<Vec<TurnId>, RemoteError>> {
-        let shared = self.shared.clone();
-        async move { upkeep::unattended(&shared, &link).await.map_err(told) }.boxed()
+    pub fn unattended(&self) -> BoxFuture<'static, Result<Vec<TurnId>, RemoteError>> {
+        let over = self.over.clone();
+        async move {
+            let found = over.in_turn(upkeep::unattended(&over)).await;
+            found.map_err(told)
+        }
+        .boxed()
     }
 
     /// Ends what nobody watches of these turns, and comes back when it is gone
     /// (L10, D37).
-    pub fn end_unattended(
-        &self,
-        link: Arc<dyn Link>,
-        turns: Vec<TurnId>,
-    ) -> BoxFuture<'static, EndReport> {
-        let shared = self.shared.clone();
-        async move { upkeep::end(&shared, &link, &turns).await }.boxed()
+    pub fn end_unattended(&self, turns: Vec<TurnId>) -> BoxFuture<'static, EndReport> {
+        let over = self.over.clone();
+        async move { over.in_turn(upkeep::end(&over, &turns)).await }.boxed()
     }
 
     /// Removes finished runs beyond `bounds` (O5).
-    pub fn sweep_runs(
-        &self,
-        link: Arc<dyn Link>,
-        bounds: RunBounds,
-    ) -> BoxFuture<'static, SweepReport> {
-        let shared = self.shared.clone();
-        async move { upkeep::sweep(&shared, &link, bounds).await }.boxed()
+    pub fn sweep_runs(&self, bounds: RunBounds) -> BoxFuture<'static, SweepReport> {
+        let over = self.over.clone();
+        async move { over.in_turn(upkeep::sweep(&over, bounds)).await }.boxed()
+    }
+}
+
+impl std::fmt::Debug for RemoteTools {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let computer = self.over.link.computer();
+        f.debug_tuple("RemoteTools").field(&computer).finish()
     }
 }
 
@@ -209,8 +201,25 @@ fn told(e: AskError) -> RemoteError {
     RemoteError(e.to_string())
 }
 
-async fn send_last(followed: Followed, begun: Option<Instant>, events: &mpsc::Sender<ToolEvent>) {
-    let last = match followed {
+/// Tells the last of a call's events, also when `work` panics: that is one
+/// call's failure (L7), and what it was about may run on.
+fn see_to_its_end(
+    work: impl Future<Output = Option<Followed>> + Send + 'static,
+    begun: Option<Instant>,
+    events: mpsc::Sender<ToolEvent>,
+) {
+    tokio::spawn(async move {
+        let followed = tokio::spawn(work)
+            .await
+            .unwrap_or_else(|e| Some(Followed::Unknown(format!("the tool broke off: {e}"))));
+        if let Some(followed) = followed {
+            let _nobody_listens = events.send(last(followed, begun)).await;
+        }
+    });
+}
+
+fn last(followed: Followed, begun: Option<Instant>) -> ToolEvent {
+    match followed {
         Followed::Done(mut done) => {
             if let Some(begun) = begun {
                 done.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -219,19 +228,18 @@ async fn send_last(followed: Followed, begun: Option<Instant>, events: &mpsc::Se
         }
         Followed::Left => ToolEvent::Left,
         Followed::LinkLost(cause) => ToolEvent::LinkLost { cause },
-    };
-    let _nobody_listens = events.send(last).await;
+        Followed::Unknown(cause) => ToolEvent::Unknown { cause },
+    }
 }
 
 async fn carry_out(
-    shared: Arc<Shared>,
-    link: Arc<dyn Link>,
+    over: Arc<Over>,
     request: ToolRequest,
     attempt: u32,
     events: mpsc::Sender<ToolEvent>,
     wishes: Wishes,
-) -> Followed {
-    let done = match Input::parse(&request.name, &request.input) {
+) -> Option<Followed> {
+    Some(match Input::parse(&request.name, &request.input) {
         Ok(Input::Bash(input)) => {
             let call = RemoteCall {
                 turn: request.turn,
@@ -239,66 +247,24 @@ async fn carry_out(
                 epoch: request.epoch,
                 attempt,
             };
-            let run = bash::run(&shared, link, &request, call, input, &events, &wishes);
-            return run.await.unwrap_or_else(ended_by);
+            bash::run(&over, &request, call, input, &events, &wishes).await
         }
-        Ok(Input::Read(input)) => {
-            let cwd = request.cwd.to_string_lossy().into_owned();
-            let begin = |stop| {
-                tokio::spawn(async move {
-                    let far = Far::open(link).await?;
-                    far.unless_lost(files::read(&far, &cwd, &input, &stop))
-                        .await
-                })
-            };
-            super::files::limited(&request, &wishes.kill, begin).await
-        }
-        Ok(Input::Write(input)) => {
-            let cwd = request.cwd.to_string_lossy().into_owned();
-            let begin = |stop| {
-                tokio::spawn(async move {
-                    let far = Far::open(link).await?;
-                    far.unless_lost(files::write(&far, &cwd, &input, &stop))
-                        .await
-                })
-            };
-            super::files::limited(&request, &wishes.kill, begin).await
-        }
-        Err(e) => Ok(ToolDone::failed(e.to_string())),
-    };
-    match done {
-        Ok(done) => Followed::Done(done),
-        Err(FarFileError::File(e)) => Followed::Done(ToolDone::failed(e.to_string())),
-        Err(FarFileError::Link(fault)) => ended_by(fault),
-    }
-}
-
-/// A link that is lost is the pool's to mend; all else is an answer.
-fn ended_by(fault: Fault) -> Followed {
-    match fault {
-        Fault::Lost(_) | Fault::Silent => Followed::LinkLost(fault.to_string()),
-        Fault::Link(crate::ssh::LinkError::Down(fault)) => Followed::LinkLost(fault.message),
-        Fault::Link(e) => Followed::Done(ToolDone::failed(e.to_string())),
-        Fault::Missing | Fault::Denied | Fault::Failed(_) => {
-            Followed::Done(ToolDone::failed(format!(
-                "the runs of this server on that computer cannot be looked at: {fault}; check the permissions of ~/.cache/dispatch"
-            )))
-        }
-    }
+        Ok(Input::Read(input)) => files::run_read(&over, &request, &wishes.kill, input).await,
+        Ok(Input::Write(input)) => files::run_write(&over, &request, &wishes.kill, input).await,
+        Err(e) => Followed::Done(ToolDone::failed(e.to_string())),
+    })
 }
 
 /// `None` when what was found has been told and nothing follows.
 async fn adopt_call(
-    shared: &Shared,
-    link: Arc<dyn Link>,
+    over: &Arc<Over>,
     call: &RemoteCall,
     shown_bytes: u64,
     events: &mpsc::Sender<ToolEvent>,
     wishes: &Wishes,
 ) -> Result<Option<Followed>, Fault> {
-    let mut far = Far::open(link).await?;
-    let found = adopt::find(&far, &shared.installation, call);
-    let (adoption, run) = match far.unless_lost(found).await? {
+    let mut far = Far::open(over, Session::Runs).await?;
+    let (adoption, run) = match far.unless_lost(adopt::find(&far, call)).await? {
         Found::Nothing => (Adoption::NotFound, None),
         Found::Over(run, over) => (adopt::adoption(&far, &run, &over).await?, None),
         Found::Running(run) => (Adoption::Running, Some(run)),
@@ -308,30 +274,15 @@ async fn adopt_call(
         return Ok(None);
     };
     let preview = Preview::continued(shown_bytes);
-    Ok(Some(
-        follow(shared, &mut far, &run, preview, events, wishes).await,
-    ))
+    Ok(Some(follow(&mut far, &run, preview, events, wishes).await))
 }
 
 impl Shared {
-    fn empty_question(&self) -> Result<Question, AskError> {
-        Ok(Question::new()?.with("installation", &self.installation))
-    }
-
-    /// A question about a call.
-    fn question(&self, call: &run::RemoteCall) -> Result<Question, AskError> {
-        Ok(self
-            .empty_question()?
-            .with("turn", &call.turn.to_string())
-            .with("call", &call.plain_name())
-            .with("name", &call.dir_name())
-            .with("epoch", &call.epoch.0.to_string())
-            .with("attempt", &call.attempt.to_string()))
-    }
-
-    /// A question about one directory of a call.
-    fn question_of_run(&self, run: &Run) -> Result<Question, AskError> {
-        Ok(self.question(&run.call)?.with("name", &run.name))
+    /// A question about this server's runs below that home directory.
+    fn question(&self, home: &str) -> Result<Question, AskError> {
+        Ok(Question::new()?
+            .with("installation", &self.installation)
+            .with("home", home))
     }
 
     fn watch(&self, run: &Run) -> Watched<'_> {

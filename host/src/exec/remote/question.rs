@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::far::Fault;
+use super::over::{CHANNEL_PAUSE, CHANNEL_TRIES};
 use crate::exec::rundir::random_mark;
 use crate::ssh::{ExecDone, Link, LinkError};
 
@@ -16,10 +18,6 @@ const COMMAND: &str = r#"exec sh -c 'eval "$(cat)"'"#;
 
 /// How long an answer may take: more than what the slowest verb waits for.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// How often a channel is asked for, and how long is waited in between.
-const CHANNEL_TRIES: u32 = 40;
-const CHANNEL_PAUSE: Duration = Duration::from_millis(250);
-
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AskError {
@@ -32,6 +30,9 @@ pub(super) enum AskError {
     Garbled(String),
     #[error("cannot draw a random number: {0}")]
     NoRandomness(String),
+    /// It was not asked: its home directory is not known.
+    #[error("its file transfer does not work: {0}")]
+    Files(Fault),
 }
 
 /// A verb with its parameters.
@@ -45,7 +46,7 @@ impl Question {
     pub(super) fn new() -> Result<Question, AskError> {
         let nonce = random_mark().map_err(|e| AskError::NoRandomness(e.to_string()))?;
         let text = String::new();
-        Ok(Question { nonce, text }.with("spared", ""))
+        Ok(Question { nonce, text }.with("spared", "").with("home", ""))
     }
 
     /// Sets a variable of the script. `value` may hold anything but NUL.

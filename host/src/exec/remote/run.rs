@@ -83,8 +83,8 @@ pub(super) struct RemoteExit {
 }
 
 impl Run {
-    pub(super) fn new(far: &Far, installation: &str, call: &RemoteCall, name: String) -> Run {
-        let path = format!("{}/{name}", turn_dir(far, installation, call));
+    pub(super) fn new(far: &Far, call: &RemoteCall, name: String) -> Run {
+        let path = format!("{}/{name}", turn_dir(far, call));
         let call = call.clone();
         Run { call, path, name }
     }
@@ -140,7 +140,8 @@ impl Run {
 }
 
 /// Where the runs of a turn are.
-pub(super) fn turn_dir(far: &Far, installation: &str, call: &RemoteCall) -> String {
+pub(super) fn turn_dir(far: &Far, call: &RemoteCall) -> String {
+    let installation = &far.over.shared.installation;
     far.absolute(
         "",
         &format!(".cache/dispatch/runs/{installation}/{}", call.turn),

@@ -1,27 +1,24 @@
 //! Runs on another computer that nobody watches, and those that are over.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
 use dispatch_core::ids::TurnId;
+use std::collections::BTreeSet;
 
-use super::Shared;
+use super::over::Over;
 use super::question::{AskError, Question};
 use crate::exec::{EndReport, RunBounds, SweepReport};
-use crate::ssh::Link;
 
 /// Most runs that are ended by one question: its grace is theirs together.
 const ENDED_AT_ONCE: usize = 500;
 
 /// Every run that was begun, has not ended and is not watched here, with its
 /// turn.
-async fn runs(shared: &Shared, link: &Arc<dyn Link>) -> Result<Vec<(TurnId, String)>, AskError> {
-    let answers = shared.empty_question()?.ask(link, "list_runs").await?;
+async fn runs(over: &Over) -> Result<Vec<(TurnId, String)>, AskError> {
+    let answers = over.question().await?.ask(&over.link, "list_runs").await?;
     refusal(&answers)?;
     Ok(answers
         .iter()
         .filter_map(|answer| answer.strip_prefix("run "))
-        .filter(|run| !shared.is_watched(run))
+        .filter(|run| !over.shared.is_watched(run))
         .filter_map(|run| {
             let turn = TurnId::try_from(run.split_once('/')?.0).ok()?;
             Some((turn, run.to_owned()))
@@ -29,21 +26,14 @@ async fn runs(shared: &Shared, link: &Arc<dyn Link>) -> Result<Vec<(TurnId, Stri
         .collect())
 }
 
-pub(super) async fn unattended(
-    shared: &Shared,
-    link: &Arc<dyn Link>,
-) -> Result<Vec<TurnId>, AskError> {
-    let turns: BTreeSet<TurnId> = runs(shared, link)
-        .await?
-        .into_iter()
-        .map(|run| run.0)
-        .collect();
+pub(super) async fn unattended(over: &Over) -> Result<Vec<TurnId>, AskError> {
+    let turns: BTreeSet<TurnId> = runs(over).await?.into_iter().map(|run| run.0).collect();
     Ok(turns.into_iter().collect())
 }
 
-pub(super) async fn end(shared: &Shared, link: &Arc<dyn Link>, turns: &[TurnId]) -> EndReport {
+pub(super) async fn end(over: &Over, turns: &[TurnId]) -> EndReport {
     let mut report = EndReport::default();
-    let runs = match runs(shared, link).await {
+    let runs = match runs(over).await {
         Ok(runs) => runs,
         Err(e) => {
             report.failures.push(e.to_string());
@@ -56,7 +46,7 @@ pub(super) async fn end(shared: &Shared, link: &Arc<dyn Link>, turns: &[TurnId])
         .map(|(_, run)| run)
         .collect();
     for some in wanted.chunks(ENDED_AT_ONCE) {
-        match ended(shared, link, some).await {
+        match ended(over, some).await {
             Ok(answers) => {
                 report.killed += answers.iter().filter(|said| *said == "killed").count();
                 let undead = answers
@@ -70,30 +60,27 @@ pub(super) async fn end(shared: &Shared, link: &Arc<dyn Link>, turns: &[TurnId])
     report
 }
 
-async fn ended(
-    shared: &Shared,
-    link: &Arc<dyn Link>,
-    runs: &[String],
-) -> Result<Vec<String>, AskError> {
-    let question = shared.empty_question()?.with("wanted", &runs.join(" "));
-    let answers = question.ask(link, "end_runs").await?;
+async fn ended(over: &Over, runs: &[String]) -> Result<Vec<String>, AskError> {
+    let question = over.question().await?.with("wanted", &runs.join(" "));
+    let answers = question.ask(&over.link, "end_runs").await?;
     refusal(&answers)?;
     Ok(answers)
 }
 
-pub(super) async fn sweep(shared: &Shared, link: &Arc<dyn Link>, bounds: RunBounds) -> SweepReport {
+pub(super) async fn sweep(over: &Over, bounds: RunBounds) -> SweepReport {
     let mut report = SweepReport::default();
     let asked = async {
-        let question: Question = shared
-            .empty_question()?
+        let question: Question = over
+            .question()
+            .await?
             .with("max_age_ms", &bounds.max_age_ms.to_string())
             .with("max_runs", &bounds.max_runs.to_string())
             .with(
                 "max_bytes",
                 &bounds.max_bytes.min(i64::MAX as u64).to_string(),
             )
-            .with("spared", &shared.watched().join(" "));
-        let answers = question.ask(link, "sweep").await?;
+            .with("spared", &over.shared.watched().join(" "));
+        let answers = question.ask(&over.link, "sweep").await?;
         refusal(&answers)?;
         Ok::<_, AskError>(answers)
     };
@@ -119,10 +106,12 @@ pub(super) async fn sweep(shared: &Shared, link: &Arc<dyn Link>, bounds: RunBoun
 }
 
 fn refusal(answers: &[String]) -> Result<(), AskError> {
-    match answers
+    let no_home = answers.iter().any(|said| said == "no-home");
+    let no_home = no_home.then_some("it has no such home directory as file transfer has");
+    let refused = answers
         .iter()
-        .find_map(|said| said.strip_prefix("refused "))
-    {
+        .find_map(|said| said.strip_prefix("refused "));
+    match refused.or(no_home) {
         Some(cause) => Err(AskError::Garbled(cause.trim().to_owned())),
         None => Ok(()),
     }

@@ -8,9 +8,15 @@ say() {
   printf 'dispatch %s %s\n' "$nonce" "$*"
 }
 
-# Goes to where the runs of this server are.
+# Goes to where the runs of this server are: where SFTP looks for them, which
+# may begin elsewhere than a shell, or see other files.
 enter_runs() {
-  trouble=$( (cd && mkdir -p ".cache/dispatch/runs/$installation") 2>&1) && cd && cd "./.cache/dispatch/runs/$installation" && return
+  [ -n "$home" ] || home=$HOME
+  (cd -- "$home") >/dev/null 2>&1 || {
+    say no-home
+    exit
+  }
+  trouble=$( (cd -- "$home" && mkdir -p ".cache/dispatch/runs/$installation") 2>&1) && cd -- "$home" && cd "./.cache/dispatch/runs/$installation" && return
   say refused "$(one_line "$trouble")"
   exit
 }
@@ -70,7 +76,7 @@ put() {
 
 start() {
   enter_runs
-  case $cwd in /*) ;; *) cwd=$HOME/$cwd ;; esac
+  case $cwd in /*) ;; *) cwd=$home/$cwd ;; esac
   (cd -- "$cwd") >/dev/null 2>&1 || {
     say no-cwd
     return

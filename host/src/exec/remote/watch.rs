@@ -7,10 +7,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::Shared;
 use super::far::{Far, Fault, SILENCE_PATIENCE};
+use super::over::Session;
 use super::question::AskError;
-use super::run::{Ending, Run};
+use super::run::{Ending, RemoteExit, Run};
 use crate::exec::preview::Preview;
 use crate::exec::{PREVIEW_BYTES, ToolDone, ToolEvent, Wishes};
 use crate::ssh::LinkError;
@@ -29,20 +29,43 @@ pub(super) enum Followed {
     Done(ToolDone),
     Left,
     LinkLost(String),
+    /// A command may run on, and cannot be watched.
+    Unknown(String),
+}
+
+impl Followed {
+    /// Nothing was started: what stands in the way is the answer, unless the
+    /// pool can mend it by another link.
+    pub(super) fn not_begun(fault: Fault) -> Followed {
+        match (fault.end_of_link(), fault) {
+            (Some(cause), _) => Followed::LinkLost(cause),
+            (None, Fault::Link(e)) => Followed::Done(ToolDone::failed(e.to_string())),
+            (None, fault) => Followed::Done(ToolDone::failed(format!(
+                "the runs of this server on that computer cannot be looked at: {fault}; check the permissions of ~/.cache/dispatch"
+            ))),
+        }
+    }
+
+    /// Something may have been started.
+    pub(super) fn in_doubt(fault: &Fault) -> Followed {
+        match fault.end_of_link() {
+            Some(cause) => Followed::LinkLost(cause),
+            None => Followed::Unknown(fault.to_string()),
+        }
+    }
 }
 
 /// Sees a run to its end, unless it is left or the link is lost before.
 pub(super) async fn follow(
-    shared: &Shared,
     far: &mut Far,
     run: &Run,
     preview: Preview,
     events: &mpsc::Sender<ToolEvent>,
     wishes: &Wishes,
 ) -> Followed {
+    let shared = far.over.shared.clone();
     let _watched = shared.watch(run);
     let watch = Watch {
-        shared,
         run,
         preview,
         pulse: Pulse::new(),
@@ -56,7 +79,7 @@ pub(super) async fn follow(
     match followed {
         Ok(followed) => followed,
         Err(fault) if fault.is_of_the_link() => Followed::LinkLost(fault.to_string()),
-        Err(fault) => Followed::Done(lost(run, &fault.to_string())),
+        Err(fault) => in_the_dark(run, &fault.to_string()),
     }
 }
 
@@ -68,12 +91,25 @@ async fn left(wishes: &Wishes) {
     }
 }
 
-/// The command had been started, so the model must not take it for undone.
-fn lost(run: &Run, cause: &str) -> ToolDone {
-    ToolDone::failed(format!(
-        "{OUTCOME_UNKNOWN}: the run directory {} on that computer cannot be used: {cause}; check its space and permissions",
+/// Nothing tells any more how it ended. The command had been started, so the
+/// model must not take it for undone.
+fn lost(run: &Run, cause: &str) -> Followed {
+    Followed::Done(ToolDone::failed(format!(
+        "{OUTCOME_UNKNOWN}: {}",
+        unusable(run, cause)
+    )))
+}
+
+/// The same of one that may be running: somebody has to see to its end.
+fn in_the_dark(run: &Run, cause: &str) -> Followed {
+    Followed::Unknown(unusable(run, cause))
+}
+
+fn unusable(run: &Run, cause: &str) -> String {
+    format!(
+        "the run directory {} on that computer cannot be used: {cause}; check its space and permissions",
         run.path
-    ))
+    )
 }
 
 type Answers = Result<Vec<String>, AskError>;
@@ -84,13 +120,16 @@ fn may_tell(answers: Answers) -> Result<Option<Vec<String>>, Fault> {
         Ok(answers) => Ok(Some(answers)),
         Err(AskError::Link(LinkError::Down(fault))) => Err(Fault::Lost(fault.message)),
         Err(
-            AskError::Link(_) | AskError::Silent | AskError::Garbled(_) | AskError::NoRandomness(_),
+            AskError::Link(_)
+            | AskError::Silent
+            | AskError::Garbled(_)
+            | AskError::NoRandomness(_)
+            | AskError::Files(_),
         ) => Ok(None),
     }
 }
 
 struct Watch<'r> {
-    shared: &'r Shared,
     run: &'r Run,
     preview: Preview,
     pulse: Pulse,
@@ -119,7 +158,7 @@ impl Watch<'_> {
             }
             let session = far.clone();
             match session.unless_lost(self.look(&session, events)).await {
-                Ok(Some(done)) => return Ok(Followed::Done(done)),
+                Ok(Some(followed)) => return Ok(followed),
                 Ok(None) => heard = Instant::now(),
                 Err(Fault::Silent) if heard.elapsed() < SILENCE_PATIENCE => continue,
                 Err(fault) if fault.is_of_the_link() => {
@@ -128,13 +167,13 @@ impl Watch<'_> {
                 }
                 Err(fault) => return Err(fault),
             }
-            if let Some(done) = self.heard_of_kill(far).await? {
-                return Ok(Followed::Done(done));
+            if let Some(followed) = self.heard_of_kill(far).await? {
+                return Ok(followed);
             }
             if self.pulse.is_missed(far, self.run).await?
-                && let Some(done) = self.look_after(far).await?
+                && let Some(followed) = self.look_after(far).await?
             {
-                return Ok(Followed::Done(done));
+                return Ok(followed);
             }
         }
     }
@@ -143,7 +182,7 @@ impl Watch<'_> {
         &mut self,
         far: &Far,
         events: &mpsc::Sender<ToolEvent>,
-    ) -> Result<Option<ToolDone>, Fault> {
+    ) -> Result<Option<Followed>, Fault> {
         let wanted = self.preview.wants();
         let output = self.run.file("output");
         let shown = async {
@@ -154,7 +193,7 @@ impl Watch<'_> {
         };
         let (ending, bytes) = tokio::try_join!(self.run.ending(far), shown)?;
         match ending {
-            Some(Ending::Over(over)) => self.run.result(far, &over).await.map(Some),
+            Some(Ending::Over(over)) => self.told(far, &over).await,
             // It was started: this is not its directory any more.
             Some(Ending::Claimed) => Ok(Some(lost(self.run, "it was removed"))),
             None => {
@@ -164,9 +203,14 @@ impl Watch<'_> {
         }
     }
 
+    async fn told(&self, far: &Far, over: &RemoteExit) -> Result<Option<Followed>, Fault> {
+        let done = self.run.result(far, over).await?;
+        Ok(Some(Followed::Done(done)))
+    }
+
     fn ask_to_stop(&mut self, far: &Far) {
-        let question = self.shared.question(&self.run.call);
-        let link = far.link.clone();
+        let question = far.question(&self.run.call);
+        let link = far.over.link.clone();
         self.kill = Some(tokio::spawn(async move {
             question?.ask(&link, "kill_call").await
         }));
@@ -174,7 +218,7 @@ impl Watch<'_> {
 
     /// What has become of the request to stop, once that is known: when it was
     /// heard, the run's `exit` is there.
-    async fn heard_of_kill(&mut self, far: &Far) -> Result<Option<ToolDone>, Fault> {
+    async fn heard_of_kill(&mut self, far: &Far) -> Result<Option<Followed>, Fault> {
         let Some(kill) = self.kill.take_if(|kill| kill.is_finished()) else {
             return Ok(None);
         };
@@ -193,11 +237,13 @@ impl Watch<'_> {
     }
 
     /// Asks after a run whose guard gives no sign, which ends it if it is dead.
-    async fn look_after(&mut self, far: &Far) -> Result<Option<ToolDone>, Fault> {
-        let _one_of_few = self.shared.asking.acquire().await;
-        let question = self.shared.question_of_run(self.run);
-        let answers = match question {
-            Ok(question) => question.ask(&far.link, "settle_run").await,
+    async fn look_after(&mut self, far: &Far) -> Result<Option<Followed>, Fault> {
+        // While others ask, it is watched on, and asked after at the next look.
+        let Ok(_one_of_few) = far.over.asking.try_acquire() else {
+            return Ok(None);
+        };
+        let answers = match far.question_of_run(self.run) {
+            Ok(question) => question.ask(&far.over.link, "settle_run").await,
             Err(e) => Err(e),
         };
         self.pulse = Pulse::new();
@@ -209,21 +255,21 @@ impl Watch<'_> {
         }
     }
 
-    async fn settled(&self, far: &Far, answers: &[String]) -> Result<Option<ToolDone>, Fault> {
+    async fn settled(&self, far: &Far, answers: &[String]) -> Result<Option<Followed>, Fault> {
         let said = answers.last().cloned().unwrap_or_default();
         // It may be there since the last look.
         match self.run.ending(far).await? {
-            Some(Ending::Over(over)) => self.run.result(far, &over).await.map(Some),
+            Some(Ending::Over(over)) => self.told(far, &over).await,
             Some(Ending::Claimed) => Ok(None),
             None if said == "over" => Ok(Some(lost(self.run, "it holds no exit"))),
-            None => Ok(Some(lost(self.run, &said))),
+            None => Ok(Some(in_the_dark(self.run, &said))),
         }
     }
 }
 
 /// The SFTP server alone may have died: then the link has another session.
 async fn reopened(far: &mut Far, fault: Fault) -> Result<(), Fault> {
-    let again = Far::open(far.link.clone()).await;
+    let again = Far::open(&far.over, Session::Runs).await;
     match again {
         Ok(again) if !std::sync::Arc::ptr_eq(&again.sftp, &far.sftp) => {
             *far = again;

@@ -1,0 +1,100 @@
+//! A link as tools use it: what all that runs over it shares.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use russh_sftp::client::SftpSession;
+use tokio::sync::{OnceCell, Semaphore};
+
+use super::Shared;
+use super::far::Fault;
+use super::question::{AskError, Question};
+use crate::ssh::{Link, LinkError};
+
+/// Questions asked on this server's own account at the same time: the channels
+/// of a link are the pool's, but for this one and that of the tools' files.
+const ASKING: usize = 1;
+/// How often a channel is asked for, and how long is waited in between: others
+/// hold all of them for a moment.
+pub(super) const CHANNEL_TRIES: u32 = 40;
+pub(super) const CHANNEL_PAUSE: Duration = Duration::from_millis(250);
+
+/// See the module's page.
+pub(super) struct Over {
+    pub(super) shared: Arc<Shared>,
+    pub(super) link: Arc<dyn Link>,
+    /// Of this computer alone: a slow one must not hold up the others.
+    pub(super) asking: Semaphore,
+    /// Where its SFTP begins: the home directory, absolute. The scripts are told
+    /// of it, so that both look for the runs in one place.
+    home: OnceCell<String>,
+    /// What a shell has made over there has been seen by SFTP.
+    is_one_view: AtomicBool,
+}
+
+impl Over {
+    pub(super) fn new(shared: Arc<Shared>, link: Arc<dyn Link>) -> Over {
+        Over {
+            shared,
+            link,
+            asking: Semaphore::new(ASKING),
+            home: OnceCell::new(),
+            is_one_view: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) async fn home(&self) -> Result<&str, Fault> {
+        let asked = self.home.get_or_try_init(|| async {
+            let sftp = self.files(Session::Runs).await?;
+            Ok::<_, Fault>(sftp.canonicalize(".").await?)
+        });
+        asked.await.map(String::as_str)
+    }
+
+    pub(super) async fn files(&self, of: Session) -> Result<Arc<SftpSession>, Fault> {
+        let mut tries = 1;
+        loop {
+            let opening = match of {
+                Session::Runs => self.link.files(),
+                Session::Tools => self.link.tool_files(),
+            };
+            match opening.await {
+                Err(LinkError::Refused { .. }) if tries < CHANNEL_TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(CHANNEL_PAUSE).await;
+                }
+                opened => return Ok(opened?),
+            }
+        }
+    }
+
+    /// A question about this server's runs.
+    pub(super) async fn question(&self) -> Result<Question, AskError> {
+        let home = self.home().await.map_err(AskError::Files)?;
+        self.shared.question(home)
+    }
+
+    /// Runs `work` as one of the few questions at a time.
+    pub(super) async fn in_turn<T>(&self, work: impl Future<Output = T>) -> T {
+        let _one_of_few = self.asking.acquire().await;
+        work.await
+    }
+
+    pub(super) fn is_one_view(&self) -> bool {
+        self.is_one_view.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn found_one_view(&self) {
+        self.is_one_view.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Which of a link's SFTP sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Session {
+    /// That by which all runs are watched.
+    Runs,
+    /// That of the file tools, which may be held up by any file.
+    Tools,
+}
