@@ -133,13 +133,19 @@ impl Scene {
     }
 
     async fn by_tool(&self, n: usize) {
-        let tools = self.exec.over(Arc::new(self.yard.connect("web").await));
+        let link = Arc::new(self.yard.connect("web").await);
+        let tools = self.exec.over(link.clone());
         let done = tool(&tools, n, "bash", json!({ "command": "true" })).await;
         assert!(done.ok, "{done:?}");
         let write = json!({ "path": "written", "content": "text\n" });
         assert!(tool(&tools, n, "write", write).await.ok);
         let read = tool(&tools, n, "read", json!({ "path": "written" })).await;
         assert_eq!(read.output.trim_end(), "text");
+        // Files are closed in tasks of their own, which a lost link would keep
+        // waiting for half a minute.
+        for _ in 0..3 {
+            link.ping(LIMITS.connect).await.unwrap();
+        }
     }
 
     async fn failed_handshake(&self, n: usize) {
