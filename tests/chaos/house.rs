@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, kill_process};
 
 use crate::caller::{Field, locked};
-use crate::disk::Disk;
+use crate::support::disk::Disk;
 use crate::support::postgres::Cluster;
 use crate::support::process::{Provider, Server, pid_of};
 use crate::support::stream::EventExt;

@@ -6,6 +6,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use crate::support::PATIENCE;
+use crate::support::census::{children, descriptors, tasks};
 use crate::support::sshd::{Sshd, program};
 use crate::{LIMITS, Yard};
 
@@ -68,14 +69,14 @@ async fn count() {
     yard.home.add("piped", sshd.port, &[command]);
     // Whatever is made once and kept is made here.
     cycle(&yard, 0).await;
-    let before = (descriptors(), tasks(), children());
+    let before = (descriptors(std::process::id()), tasks(), children());
     for n in 0..CYCLES {
         cycle(&yard, n).await;
     }
     let mut now = before;
     let calm = async {
         loop {
-            now = (descriptors(), tasks(), children());
+            now = (descriptors(std::process::id()), tasks(), children());
             if now.0 <= before.0 && now.1 <= before.1 && now.2 <= before.2 {
                 break;
             }
@@ -143,24 +144,4 @@ async fn cycle(yard: &Yard, n: usize) {
     let trying = dispatch::ssh::connect(&settings, &dispatch::net::TokioNet, &keys, LIMITS);
     let wait = Duration::from_millis(n as u64 % 12);
     drop(tokio::time::timeout(wait, trying).await);
-}
-
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
-fn tasks() -> usize {
-    tokio::runtime::Handle::current()
-        .metrics()
-        .num_alive_tasks()
-}
-
-fn children() -> usize {
-    let task = std::process::id();
-    let children = std::fs::read_dir(format!("/proc/{task}/task"))
-        .unwrap()
-        .flatten();
-    let children =
-        children.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    children.map(|list| list.split_whitespace().count()).sum()
 }

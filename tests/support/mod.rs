@@ -3,15 +3,19 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub(crate) mod census;
 pub(crate) mod client;
 pub(crate) mod config;
+pub(crate) mod disk;
 pub(crate) mod http;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod sshd;
 pub(crate) mod stream;
+pub(crate) mod wire;
 pub(crate) mod world;
+pub(crate) mod yard;
 
 use std::time::{Duration, Instant};
 

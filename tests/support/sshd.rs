@@ -98,7 +98,17 @@ impl Sshd {
         Some(sshd)
     }
 
-    /// Starts it, again after [`Sshd::stop`].
+    /// [`Sshd::start`], with this directory as the home of who logs in.
+    pub(crate) fn start_at(home: &Path, settings: &[&str]) -> Option<Sshd> {
+        let env = format!("SetEnv HOME={}", home.display());
+        let sftp = format!("Subsystem sftp internal-sftp -d {}", home.display());
+        let is_sftp = |line: &&str| line.starts_with("Subsystem sftp");
+        let own = (!settings.iter().any(is_sftp)).then_some(sftp.as_str());
+        let lines = [env.as_str()].into_iter().chain(own);
+        Sshd::start_without_sftp(&lines.chain(settings.iter().copied()).collect::<Vec<_>>())
+    }
+
+    /// Starts it, again after [`Sshd::stop`] or [`Sshd::die`].
     pub(crate) fn up(&mut self) {
         let path = |name: &str| self.dir.path().join(name);
         let config = format!(
@@ -112,6 +122,8 @@ impl Sshd {
             path("pid").display(),
         );
         fs::write(path("sshd_config"), config).unwrap();
+        // A killed one has left it.
+        let _ = fs::remove_file(path("pid"));
         // Where it separates its privileges, and will not make it itself.
         if fs::create_dir_all("/run/sshd").is_ok() {
             let _ = fs::set_permissions("/run/sshd", fs::Permissions::from_mode(0o755));
@@ -158,11 +170,47 @@ impl Sshd {
 
     /// Ends every session, as a link that breaks does; it listens on.
     pub(crate) fn cut(&self) {
-        let children = format!("/proc/{0}/task/{0}/children", self.pid());
-        for session in fs::read_to_string(children).unwrap().split_whitespace() {
+        self.signal_sessions(Signal::KILL);
+    }
+
+    /// One process for each connection.
+    pub(crate) fn sessions(&self) -> Vec<u32> {
+        children(self.pid())
+    }
+
+    fn signal_sessions(&self, signal: Signal) {
+        let mut left = self.sessions();
+        while let Some(session) = left.pop() {
+            // Who is no root is served by a child of it.
+            let is_sshd = |pid: &u32| {
+                let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+                name.is_ok_and(|name| name.trim() == "sshd")
+            };
+            left.extend(children(session).into_iter().filter(is_sshd));
             // One may have ended by itself meanwhile.
-            let _ = kill_process(pid_of(session.parse().unwrap()), Signal::KILL);
+            let _ = kill_process(pid_of(session), signal);
         }
+    }
+
+    /// It stands still, with all its sessions: it takes connections and bytes,
+    /// and answers nothing.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+        self.signal_sessions(Signal::STOP);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal_sessions(Signal::CONT);
+        self.signal(Signal::CONT);
+    }
+
+    /// `kill -9`, with all its sessions.
+    pub(crate) fn die(&mut self) {
+        // Stopped, it begins no further session.
+        self.signal(Signal::STOP);
+        self.signal_sessions(Signal::KILL);
+        self.signal(Signal::KILL);
+        self.stop();
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -318,6 +366,13 @@ impl Drop for Agent {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn children(of: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{of}/task/{of}/children"));
+    let children = children.unwrap_or_default();
+    let pids = children.split_whitespace();
+    pids.map(|pid| pid.parse().unwrap()).collect()
 }
 
 /// Free a moment ago; nobody else here takes ports at random.
