@@ -373,9 +373,10 @@ pub struct ToolAdopt {
     pub computer: Option<ComputerId>,
     /// Over this link, which is one to that computer.
     pub link: Option<EffectId>,
-    /// The ownership that may have started it,
+    /// The ownership that may have started it.
     pub started: Epoch,
-    /// and its attempt: the directory that is claimed where nothing is found.
+    /// Its last attempt. Where nothing is found on another computer, the directory
+    /// of `epoch` and this attempt is claimed: nothing older starts any more.
     pub attempt: u32,
     /// Bytes of its output that have been shown: the preview goes on from there.
     pub shown_bytes: u64,

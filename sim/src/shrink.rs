@@ -294,17 +294,13 @@ impl Shrinker<'_> {
         let mut gaps: Vec<(Us, Us)> = times.windows(2).map(|w| (w[1] - w[0], w[1])).collect();
         gaps.sort_by_key(|(gap, _)| std::cmp::Reverse(*gap));
         let mut shifts: Vec<(Us, Us)> = Vec::new();
-        for (gap, at) in gaps {
+        for (gap, was_at) in gaps {
             // Where this moment has come to meanwhile.
-            let at = at
-                - shifts
-                    .iter()
-                    .filter(|(from, _)| *from <= at)
-                    .map(|(_, by)| by)
-                    .sum::<Us>();
+            let earlier = shifts.iter().filter(|(from, _)| *from <= was_at);
+            let at = was_at - earlier.map(|(_, by)| by).sum::<Us>();
             for by in [gap, gap.saturating_sub(SECOND), gap / 2] {
                 if by >= SECOND / 10 && self.try_change(|recipe| sooner(recipe, at, by)) {
-                    shifts.push((at, by));
+                    shifts.push((was_at, by));
                     break;
                 }
             }
