@@ -30,11 +30,11 @@ fn found(
 }
 
 /// When what was asked at one fact was answered by another.
-fn spans<'f>(
-    facts: &'f [(u64, Fact)],
+fn spans(
+    facts: &[(u64, Fact)],
     is_begin: impl Fn(&Fact) -> bool,
     is_end: impl Fn(&Fact) -> bool,
-) -> Vec<(u64, Option<&'f (u64, Fact)>)> {
+) -> Vec<(u64, Option<&(u64, Fact)>)> {
     let begun = facts
         .iter()
         .enumerate()
