@@ -205,6 +205,43 @@ fn t10_a_computer_that_stands_still_in_the_handshake_is_given_up() {
     assert_eq!(yard.provider.stat("invalid"), 0);
 }
 
+#[test]
+fn s2_a_name_that_means_no_computer_is_refused_before_a_turn_begins() {
+    let Some(mut yard) = Yard::new() else { return };
+    let chat = |yard: &Yard, computer: &str| {
+        let body = json!({ "message": "hi", "computerId": computer, "detach": true });
+        yard.server.write("POST", "/chat", &body)
+    };
+    let refused = chat(&yard, "fra").expect(400);
+    assert_eq!(refused["code"], "invalid-field", "{refused}");
+    let why = refused["detail"].as_str().unwrap();
+    for part in ["`computerId`", "\"fra\"", "GET /computers"] {
+        assert!(why.contains(part), "{part}: {why}");
+    }
+    let workspace = |yard: &Yard, computer: &str| {
+        let body = json!({ "defaultComputer": computer });
+        yard.server.write("PUT", "/workspaces/w", &body)
+    };
+    let refused = workspace(&yard, "fra").expect(400);
+    let why = refused["detail"].as_str().unwrap();
+    assert!(why.contains("`defaultComputer`"), "{why}");
+    for known in ["far", "local"] {
+        workspace(&yard, known).expect(200);
+        chat(&yard, known).expect(202);
+    }
+    // A pattern may mean anything, and what is sent again was accepted before.
+    let body = json!({ "message": "hi", "computerId": "gone", "detach": true }).to_string();
+    let headers = [
+        ("content-type", "application/json"),
+        ("idempotency-key", "k"),
+    ];
+    let again = yard.server.ask("POST", "/chat", &headers, body.as_bytes());
+    again.expect(202);
+    yard.home.add("*.lab", 1, &[]);
+    chat(&yard, "one.lab").expect(202);
+    chat(&yard, "one.bal").expect(400);
+}
+
 /// `dispatch computers ARGS` on a data directory, with its exit code and all
 /// that it has said.
 fn computers(data: &Path, home: &Home, args: &[&str]) -> (i32, String) {

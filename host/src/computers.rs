@@ -60,6 +60,12 @@ pub trait Computers: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Whether there may be one of this name: false only where a connection to it
+    /// would be refused for certain. May block.
+    fn may_be(&self, _computer: &ComputerId) -> bool {
+        true
+    }
+
     /// How a computer stands from now on: for whoever asks (S2).
     fn changed(&self, computer: &ComputerId, state: &ComputerState) {
         tracing::debug!(%computer, ?state, "a computer's state has changed");

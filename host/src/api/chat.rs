@@ -8,6 +8,7 @@ use dispatch_core::io::{Answer, Command};
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
 
+use super::computers::must_be_possible;
 use super::problem::bad_field;
 use super::request::{ChatRequest, Id, Json, known, text};
 use super::stream::{Framing, Manner, respond};
@@ -41,6 +42,11 @@ pub(super) async fn queue(
 }
 
 async fn submit(api: Api, request: ChatRequest, headers: &HeaderMap) -> Result<Response, ApiError> {
+    // What is sent again gets the answer of the first time, also when its
+    // computer has been taken out of the configuration since.
+    if request.submit.idempotency.is_none() {
+        must_be_possible(&api, "computerId", request.submit.computer.as_ref()).await?;
+    }
     // A place to follow from comes first: once accepted, a turn must be shown.
     let place = match request.detach {
         true => None,

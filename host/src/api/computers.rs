@@ -8,6 +8,7 @@ use dispatch_core::io::{Answer, Command};
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use super::request::wrong;
 use super::{Api, ApiError, json as answer, unexpected};
 use crate::computers::ComputerView;
 
@@ -35,6 +36,30 @@ async fn known(api: &Api) -> Result<Vec<ComputerView>, ApiError> {
     // Reads files of the user's.
     let found = tokio::task::spawn_blocking(move || computers.list()).await;
     found.map_err(|e| ApiError::Internal(e.to_string()))
+}
+
+/// Refuses a name that surely means no computer: each tool call of the turn
+/// would be, and the client can still mend it.
+pub(super) async fn must_be_possible(
+    api: &Api,
+    field: &'static str,
+    computer: Option<&ComputerId>,
+) -> Result<(), ApiError> {
+    let Some(computer) = computer.filter(|computer| !computer.is_local()) else {
+        return Ok(());
+    };
+    let (computers, asked) = (api.computers.clone(), computer.clone());
+    let may_be = tokio::task::spawn_blocking(move || computers.may_be(&asked)).await;
+    match may_be.map_err(|e| ApiError::Internal(e.to_string()))? {
+        true => Ok(()),
+        false => Err(wrong(
+            field,
+            &format!(
+                "names no computer: {:?} is neither in the SSH configuration nor among the known hosts; GET /computers and `dispatch computers` list those that there are",
+                computer.as_str()
+            ),
+        )),
+    }
 }
 
 /// `POST /computers/{alias}/test`: whether it can be reached; answered within

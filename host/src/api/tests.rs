@@ -384,7 +384,10 @@ async fn a_waiting_client_is_told_its_position() {
 #[tokio::test(flavor = "multi_thread")]
 async fn workspaces_are_created_changed_starred_and_read() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path(), "", &[]).await;
+    let computers = dir.path().join("ssh_config");
+    std::fs::write(&computers, "Host build-box\n").unwrap();
+    let config = format!("[ssh]\nconfig = \"{}\"\n", computers.display());
+    let server = start(dir.path(), &config, &[]).await;
     let body = json!({"title": "Lab", "defaultCwd": "/tmp", "defaultComputer": "build-box"});
     for _ in 0..2 {
         let reply = server.send("PUT", "/workspaces/lab", body.clone()).await;
@@ -406,14 +409,11 @@ async fn workspaces_are_created_changed_starred_and_read() {
         server.get("/workspaces/lab").await.json()["defaultComputer"],
         "build-box"
     );
-    let reply = server
-        .send(
-            "PUT",
-            "/workspaces/lab",
-            json!({"defaultComputer": "-oProxyCommand=x"}),
-        )
-        .await;
-    assert_eq!(reply.code(), "invalid-field");
+    for none in ["-oProxyCommand=x", "built-box"] {
+        let body = json!({ "defaultComputer": none });
+        let reply = server.send("PUT", "/workspaces/lab", body).await;
+        assert_eq!(reply.code(), "invalid-field", "{none}");
+    }
     assert_eq!(server.get("/workspaces/default").await.status, 200);
     let reply = server.raw("PUT /workspaces/none/star HTTP/1.1", b"").await;
     assert_eq!(reply.code(), "workspace-not-found");

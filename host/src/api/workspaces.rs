@@ -10,6 +10,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::computers::must_be_possible;
 use super::request::{Id, Json, computer, directory, known, text, wrong};
 use super::{Api, ApiError, json as answer, unexpected};
 use crate::panics::locked;
@@ -37,10 +38,13 @@ pub(super) async fn put(
     {
         return Err(wrong("title", "must have at most 1,024 bytes"));
     }
+    let cwd = directory(&body, "defaultCwd")?;
+    let computer = computer(&body, "defaultComputer")?;
+    must_be_possible(&api, "defaultComputer", computer.as_ref()).await?;
     let command = Command::PutWorkspace {
         title,
-        cwd: directory(&body, "defaultCwd")?,
-        computer: computer(&body, "defaultComputer")?,
+        cwd,
+        computer,
         slug: slug.clone(),
     };
     changed(&api, slug, command).await

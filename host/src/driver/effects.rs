@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dispatch_core::ids::{EffectId, ProviderId, TurnId};
-use dispatch_core::io::{Effect, FailKind, Found, Input, MAX_UNATTENDED, ToolEnd, ToolStart};
+use dispatch_core::io::{Effect, FailKind, Found, Input, ToolEnd, ToolStart};
 use dispatch_core::journal::Start;
 use dispatch_core::store::{Outcome, StoreFault, Verb};
 use dispatch_core::time::Instant;
 use dispatch_core::webhook::{Delivery, GIVEN_UP};
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::flights::Work;
 use super::{Driver, Lanes, Machine, Ports};
 use crate::computers::Connect;
-use crate::exec::{Adoption, EndReport, ToolDone, ToolEvent, ToolRequest};
+use crate::exec::{Adoption, ToolDone, ToolEvent, ToolRequest};
 use crate::panics;
 #[cfg(planted)]
 use crate::points::{self, Point};
@@ -164,18 +163,8 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
                 }
             }
             Effect::LeaveTool { id } => self.flights.let_go(id),
-            Effect::FindUnattended { id, link: None } => self.find_unattended(id),
-            Effect::FindUnattended {
-                id,
-                link: Some(link),
-            } => self.find_unattended_over(link, id),
-            Effect::EndUnattended { turns, link: None } => {
-                self.report_ends(self.ports.exec.end_unattended(turns));
-            }
-            Effect::EndUnattended {
-                turns,
-                link: Some(link),
-            } => self.end_unattended_over(link, turns),
+            Effect::FindUnattended { id, link } => self.find_unattended(id, link),
+            Effect::EndUnattended { turns, link } => self.end_unattended(turns, link),
             Effect::ConnectComputer {
                 id,
                 computer,
@@ -295,35 +284,6 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
         let lanes = self.lanes.clone();
         self.spawn(id, forward_tool(id, events, lanes, Duration::ZERO));
         self.flights.add(id, Some(turn), Work::Tool(tool));
-    }
-
-    fn find_unattended(&mut self, id: EffectId) {
-        let found = self.ports.exec.unattended();
-        let lanes = self.lanes.clone();
-        self.spawn(id, async move {
-            let mut turns = found.await;
-            turns.truncate(MAX_UNATTENDED);
-            lanes.urgent(Input::Unattended { id, turns });
-        });
-        self.flights.add(id, None, Work::Plain);
-    }
-
-    pub(super) fn report_ends(&self, ending: BoxFuture<'static, EndReport>) {
-        self.tracker.spawn(async move {
-            let report = ending.await;
-            if report.killed > 0 {
-                tracing::info!(
-                    killed = report.killed,
-                    "commands of turns that are over were stopped"
-                );
-            }
-            for failure in report.failures {
-                tracing::error!(
-                    failure,
-                    "a command of a turn that is over could not be stopped"
-                );
-            }
-        });
     }
 
     fn deliver(&mut self, id: EffectId, delivery: Delivery) {

@@ -1,4 +1,5 @@
-//! Effects about other computers: links, and what goes over them.
+//! Effects about other computers: links, and what goes over them; and about
+//! commands that nobody watches, wherever they run.
 
 use std::time::Duration;
 
@@ -6,12 +7,14 @@ use dispatch_core::computer::{SshFault, SshFaultKind};
 use dispatch_core::ids::{EffectId, TurnId};
 use dispatch_core::io::{Input, MAX_UNATTENDED, ToolAdopt, ToolStart};
 use dispatch_core::journal::Start;
+use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use super::effects::{TOOL_BUFFER, forward_tool};
 use super::flights::Work;
 use super::{Driver, Lanes, Machine};
 use crate::computers::{Connect, LinkEvent};
+use crate::exec::EndReport;
 
 /// Events of one link that may wait.
 const LINK_BUFFER: usize = 8;
@@ -67,11 +70,15 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
         self.flights.add_over(link, id, turn, work);
     }
 
-    pub(super) fn find_unattended_over(&mut self, link: EffectId, id: EffectId) {
-        let Some(over) = self.flights.link(link) else {
-            return;
+    /// Here, or over a link; nothing over one that is not there any more.
+    pub(super) fn find_unattended(&mut self, id: EffectId, link: Option<EffectId>) {
+        let found = match link {
+            None => self.ports.exec.unattended(),
+            Some(link) => match self.flights.link(link) {
+                Some(over) => over.unattended(),
+                None => return,
+            },
         };
-        let found = over.unattended();
         let lanes = self.lanes.clone();
         self.spawn(id, async move {
             let mut turns = found.await;
@@ -81,10 +88,32 @@ impl<M: Machine, F: FnMut(Start) -> M + Send + 'static> Driver<M, F> {
         self.flights.add(id, None, Work::Plain);
     }
 
-    pub(super) fn end_unattended_over(&self, link: EffectId, turns: Vec<TurnId>) {
-        if let Some(over) = self.flights.link(link) {
-            self.report_ends(over.end_unattended(turns));
-        }
+    /// The same.
+    pub(super) fn end_unattended(&self, turns: Vec<TurnId>, link: Option<EffectId>) {
+        let ending = match link {
+            None => self.ports.exec.end_unattended(turns),
+            Some(link) => match self.flights.link(link) {
+                Some(over) => over.end_unattended(turns),
+                None => return,
+            },
+        };
+        self.tracker.spawn(report_ends(ending));
+    }
+}
+
+async fn report_ends(ending: BoxFuture<'static, EndReport>) {
+    let report = ending.await;
+    if report.killed > 0 {
+        tracing::info!(
+            killed = report.killed,
+            "commands of turns that are over were stopped"
+        );
+    }
+    for failure in report.failures {
+        tracing::error!(
+            failure,
+            "a command of a turn that is over could not be stopped"
+        );
     }
 }
 

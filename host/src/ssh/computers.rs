@@ -150,6 +150,14 @@ impl Computers {
         found
     }
 
+    /// Whether there may be a computer of this name; false only where that is
+    /// certain, as it is not where the files cannot be read, or a pattern fits.
+    pub fn may_be(&self, alias: &str) -> bool {
+        self.config_file().may_mean(alias)
+            || known_hosts::read(&self.user_known_hosts()).is_err()
+            || self.list().iter().any(|computer| computer.alias == alias)
+    }
+
     /// How a computer is reached.
     ///
     /// # Errors
@@ -210,8 +218,12 @@ impl Computers {
         ConfigFile::read(&self.config_path(), &self.home)
     }
 
+    fn user_known_hosts(&self) -> PathBuf {
+        self.home.join(".ssh/known_hosts")
+    }
+
     fn known_hosts(&self) -> Vec<Computer> {
-        let path = self.home.join(".ssh/known_hosts");
+        let path = self.user_known_hosts();
         let text = known_hosts::read(&path).unwrap_or_else(|error| {
             tracing::warn!("{} cannot be read: {error}", path.display());
             String::new()

@@ -79,6 +79,18 @@ impl ConfigFile {
         found
     }
 
+    /// Whether it may mean this name by a pattern, or by what only `ssh` can
+    /// judge, or could not be read.
+    pub(super) fn may_mean(&self, alias: &str) -> bool {
+        let may = |condition: &Condition| match condition {
+            Condition::Host(_) => condition.holds(alias),
+            Condition::Unknown => true,
+        };
+        let mut blocks = self.blocks.iter();
+        !self.notes.is_empty()
+            || blocks.any(|block| !block.conditions.is_empty() && block.conditions.iter().all(may))
+    }
+
     /// Everything that it says of an alias, in order, keys in lower case: the
     /// first value of a key counts.
     pub(super) fn values(&self, alias: &str) -> Vec<(String, String)> {

@@ -99,6 +99,10 @@ impl<N: Net> Computers for SshComputers<N> {
         self.known.list().into_iter().map(shown).collect()
     }
 
+    fn may_be(&self, computer: &ComputerId) -> bool {
+        self.known.may_be(computer.as_str())
+    }
+
     fn changed(&self, computer: &ComputerId, state: &ComputerState) {
         let before = {
             let mut states = locked(&self.states);

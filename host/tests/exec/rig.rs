@@ -4,29 +4,21 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use dispatch::exec::{
-    Adoption, Exec, LocalExec, LocalExecConfig, ToolDone, ToolEvent, ToolHandle, ToolRequest,
-};
-use dispatch_core::ids::{Epoch, TurnId};
+use dispatch::exec::{Adoption, Exec, LocalExec, LocalExecConfig, ToolDone, ToolRequest};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+#[path = "../calls/mod.rs"]
+mod calls;
+pub(crate) use calls::{CALL, Call, TURN, is_alive, signal, until};
+
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_dispatch");
-pub(crate) const TURN: TurnId = TurnId(0x0019_3ab4_0000_0000_0000_0000_0000_0001);
-pub(crate) const CALL: &str = "call_1";
 
 /// A server's side of commands: its data directory and a working directory.
 pub(crate) struct Rig {
     pub(crate) root: tempfile::TempDir,
     pub(crate) exec: LocalExec,
-}
-
-/// A call that was started.
-pub(crate) struct Call {
-    pub(crate) handle: ToolHandle,
-    pub(crate) events: mpsc::Receiver<ToolEvent>,
 }
 
 impl Rig {
@@ -48,21 +40,11 @@ impl Rig {
     }
 
     pub(crate) fn request(&self, name: &str, input: Value) -> ToolRequest {
-        ToolRequest {
-            turn: TURN,
-            call_id: CALL.to_owned(),
-            epoch: Epoch(3),
-            name: name.to_owned(),
-            input: input.to_string(),
-            cwd: self.cwd(),
-            deadline_ms: 60_000,
-        }
+        calls::request(&self.cwd(), name, &input)
     }
 
     pub(crate) fn start(&self, request: ToolRequest) -> Call {
-        let (to, events) = mpsc::channel(64);
-        let handle = self.exec.start(request, to);
-        Call { handle, events }
+        Call::begin(|events| self.exec.start(request, events))
     }
 
     pub(crate) fn bash_request(&self, command: &str) -> ToolRequest {
@@ -98,13 +80,8 @@ impl Rig {
 
     /// Takes over the call that another server started.
     pub(crate) async fn adopt(&self) -> (Adoption, Call) {
-        let (to, mut events) = mpsc::channel(64);
-        let handle = self.exec.adopt(TURN, CALL, to);
-        let first = tokio::time::timeout(Duration::from_secs(60), events.recv()).await;
-        match first.expect("an answer in time") {
-            Some(ToolEvent::Adopted(adoption)) => (adoption, Call { handle, events }),
-            other => panic!("not what was found: {other:?}"),
-        }
+        let call = Call::begin(|events| self.exec.adopt(TURN, CALL, events));
+        call.found().await
     }
 
     /// What is found once everything that nobody watches has been ended.
@@ -140,38 +117,7 @@ impl Rig {
 
     /// A pid that the command wrote into its working directory.
     pub(crate) async fn pid_in(&self, file: &str) -> u32 {
-        let path = self.cwd().join(file);
-        let read = || fs::read_to_string(&path).ok()?.trim().parse::<u32>().ok();
-        until(file, || read().is_some()).await;
-        read().expect("it was there")
-    }
-}
-
-impl Call {
-    /// The result; it comes once, and nothing after it.
-    pub(crate) async fn done(mut self) -> ToolDone {
-        let (_, done) = self.previews_and_done().await;
-        done
-    }
-
-    pub(crate) async fn previews_and_done(&mut self) -> (Vec<(u64, String)>, ToolDone) {
-        let mut previews = Vec::new();
-        loop {
-            let event = tokio::time::timeout(Duration::from_secs(60), self.events.recv()).await;
-            match event
-                .expect("an answer in time")
-                .expect("a result before the end")
-            {
-                ToolEvent::Output { offset, text, .. } => previews.push((offset, text)),
-                ToolEvent::Done(done) => {
-                    assert_eq!(self.events.recv().await, None, "nothing follows a result");
-                    return (previews, done);
-                }
-                other @ (ToolEvent::Adopted(_) | ToolEvent::Left | ToolEvent::LinkLost { .. }) => {
-                    panic!("neither output nor end: {other:?}")
-                }
-            }
-        }
+        calls::pid_in(&self.cwd(), file).await
     }
 }
 
@@ -193,27 +139,4 @@ pub(crate) fn config(root: &Path) -> LocalExecConfig {
         supervisor_binary: PathBuf::from(BINARY),
         ..LocalExecConfig::new(root.to_owned())
     }
-}
-
-/// Waits for a condition; panics when it has not come about after 30 s.
-pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let give_up = Instant::now() + Duration::from_secs(30);
-    while !holds() {
-        assert!(Instant::now() < give_up, "waited in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// Whether a process runs; a zombie does not.
-pub(crate) fn is_alive(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .ok()
-        .and_then(|stat| Some(stat.rsplit_once(") ")?.1.starts_with(['Z', 'X'])))
-        .is_some_and(|dead| !dead)
-}
-
-pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
-    let pid = i32::try_from(pid).expect("a pid");
-    let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
-    rustix::process::kill_process(pid, signal).expect("it can be signalled");
 }

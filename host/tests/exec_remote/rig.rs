@@ -4,18 +4,18 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use dispatch::exec::remote::{RemoteCall, RemoteExec, RemoteTools};
-use dispatch::exec::{Adoption, ToolDone, ToolEvent, ToolHandle, ToolRequest};
-use dispatch_core::ids::{Epoch, TurnId};
+use dispatch::exec::{Adoption, ToolDone, ToolEvent, ToolRequest};
+use dispatch_core::ids::Epoch;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 
 use crate::fake::{FakeLink, SFTP_SERVER};
 
-pub(crate) const TURN: TurnId = TurnId(0x0019_3ab4_0000_0000_0000_0000_0000_0001);
-pub(crate) const CALL: &str = "call_1";
+#[path = "../calls/mod.rs"]
+mod calls;
+pub(crate) use calls::{CALL, Call, TURN, is_alive, signal, until};
+
 const INSTALLATION: &str = "test-1";
 
 /// A computer, and a server's side of tools on it.
@@ -58,12 +58,6 @@ pub(crate) fn skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
-/// A call that was started or adopted.
-pub(crate) struct Call {
-    pub(crate) handle: ToolHandle,
-    pub(crate) events: mpsc::Receiver<ToolEvent>,
-}
-
 impl Rig {
     pub(crate) fn home(&self) -> &Path {
         &self.home
@@ -93,15 +87,7 @@ impl Rig {
     }
 
     pub(crate) fn request(&self, name: &str, input: Value) -> ToolRequest {
-        ToolRequest {
-            turn: TURN,
-            call_id: CALL.to_owned(),
-            epoch: Epoch(3),
-            name: name.to_owned(),
-            input: input.to_string(),
-            cwd: self.cwd(),
-            deadline_ms: 60_000,
-        }
+        calls::request(&self.cwd(), name, &input)
     }
 
     pub(crate) fn bash_request(&self, command: &str) -> ToolRequest {
@@ -164,17 +150,12 @@ impl Rig {
     }
 
     pub(crate) async fn adopt_as(&self, call: RemoteCall, shown: u64) -> (Adoption, Call) {
-        let mut call = self.adopt_on(self.link(), call, shown);
-        match call.next().await {
-            ToolEvent::Adopted(adoption) => (adoption, call),
-            other => panic!("not what was found: {other:?}"),
-        }
+        self.adopt_on(self.link(), call, shown).found().await
     }
 
     pub(crate) fn adopt_on(&self, link: Arc<FakeLink>, call: RemoteCall, shown: u64) -> Call {
-        let (to, events) = mpsc::channel(64);
-        let handle = self.other_server().over(link).adopt(call, shown, to);
-        Call { handle, events }
+        let tools = self.other_server().over(link);
+        Call::begin(|events| tools.adopt(call, shown, events))
     }
 
     pub(crate) fn runs_dir(&self) -> PathBuf {
@@ -226,43 +207,13 @@ impl Rig {
 
     /// A pid that the command wrote into its working directory.
     pub(crate) async fn pid_in(&self, file: &str) -> u32 {
-        let path = self.cwd().join(file);
-        let read = || fs::read_to_string(&path).ok()?.trim().parse::<u32>().ok();
-        until(file, || read().is_some()).await;
-        read().expect("it was there")
+        calls::pid_in(&self.cwd(), file).await
     }
 }
 
 impl Call {
     pub(crate) fn start(tools: &RemoteTools, request: ToolRequest, attempt: u32) -> Call {
-        let (to, events) = mpsc::channel(64);
-        let handle = tools.start(request, attempt, to);
-        Call { handle, events }
-    }
-
-    pub(crate) async fn next(&mut self) -> ToolEvent {
-        let event = tokio::time::timeout(Duration::from_secs(90), self.events.recv()).await;
-        event.expect("an event in time").expect("a last event")
-    }
-
-    /// The result; it comes once, and nothing after it.
-    pub(crate) async fn done(mut self) -> ToolDone {
-        self.previews_and_done().await.1
-    }
-
-    pub(crate) async fn previews_and_done(&mut self) -> (Vec<(u64, String)>, ToolDone) {
-        let mut previews = Vec::new();
-        loop {
-            match self.next().await {
-                ToolEvent::Output { offset, text, .. } => previews.push((offset, text)),
-                ToolEvent::Adopted(Adoption::Running) => {}
-                ToolEvent::Done(done) => {
-                    assert_eq!(self.events.recv().await, None, "nothing follows a result");
-                    return (previews, done);
-                }
-                other => panic!("neither output nor end: {other:?}"),
-            }
-        }
+        Call::begin(|events| tools.start(request, attempt, events))
     }
 
     /// Everything until nothing can be told any more.
@@ -290,29 +241,6 @@ impl Call {
             }
         }
     }
-}
-
-/// Waits for a condition; panics when it has not come about after 60 s.
-pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let give_up = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < give_up, "waited in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// Whether a process runs; a zombie does not.
-pub(crate) fn is_alive(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .ok()
-        .and_then(|stat| Some(stat.rsplit_once(") ")?.1.starts_with(['Z', 'X'])))
-        .is_some_and(|dead| !dead)
-}
-
-pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
-    let pid = i32::try_from(pid).expect("a pid");
-    let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
-    rustix::process::kill_process(pid, signal).expect("it can be signalled");
 }
 
 /// A number that differs from run to run, for cuts at any place.

@@ -71,6 +71,28 @@ fn s2_the_configuration_comes_first_and_wins() {
     assert_eq!(listed[4].port, Some(2222));
 }
 
+#[test]
+fn s2_a_name_is_ruled_out_only_where_nothing_could_mean_it() {
+    let known = format!("old.example {KEY}\n");
+    let plain = scene(
+        "IdentitiesOnly yes\nHost web\nHost *.lab !no.lab\nMatch all\n",
+        &known,
+    );
+    let may_be = |alias| plain.computers.may_be(alias);
+    for alias in ["web", "old.example", "one.lab"] {
+        assert!(may_be(alias), "{alias}");
+    }
+    for alias in ["wbe", "no.lab", "lab", "github.com"] {
+        assert!(!may_be(alias), "{alias}");
+    }
+    for config in ["Host *\n", "Match exec true\n"] {
+        assert!(scene(config, "").computers.may_be("anything"), "{config}");
+    }
+    let known = fs::File::create(plain.home.path().join(".ssh/known_hosts")).unwrap();
+    known.set_len(17 << 20).unwrap();
+    assert!(may_be("wbe"), "nobody can tell");
+}
+
 #[tokio::test]
 async fn s3_user_port_keys_and_agent_are_those_of_the_configuration() {
     let config = "Host web\n  HostName 10.0.0.1\n  Port 2222\n  User admin\n  IdentityFile ~/.ssh/%r_key\n  IdentityFile /keys/b\n\
