@@ -92,5 +92,6 @@ bench seeds="2000":
     cargo bench -p dispatch --bench latency | tee "$figures/3-latency.txt"
     cargo bench -p dispatch --bench throughput | tee "$figures/4-throughput.txt"
     cargo bench -p dispatch --bench restart | tee "$figures/5-restart.txt"
+    cargo bench -p dispatch --bench ssh | tee "$figures/6-ssh.txt"
     printf '\n== Summary (%s, %s cores) ==\n' "$(uname -m)" "$(nproc)"
     cat "$figures"/*.txt

@@ -35,13 +35,66 @@ fn s5_a_command_of_a_minute_survives_the_same() {
     play(60);
 }
 
-fn play(seconds: usize) {
+#[test]
+fn s5_commands_whose_start_is_cut_at_any_byte_run_once() {
+    starts(12);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn s5_many_commands_whose_start_is_cut_at_any_byte_run_once() {
+    starts(300);
+}
+
+/// Whatever is said until a command runs, its scripts among it.
+const START_BYTES: usize = 45_000;
+
+fn starts(rounds: usize) {
+    let Some((yard, far, mut chance)) = scene() else {
+        return;
+    };
+    for n in 0..rounds {
+        let ran = yard.file(&format!("ran-{n}"));
+        let command = format!("echo $$ >> {}; seq 1 200; exit 4", ran.display());
+        // Over a link that is there, and over one that is not.
+        if chance.one_in(2) {
+            far.wire.cut();
+        }
+        let (before, byte) = (far.wire.cuts(), 1 + chance.below(START_BYTES) as u64);
+        far.wire.cut_after(byte);
+        let at = yard.submit(
+            &format!("start-{n}"),
+            "far",
+            &json!([bash(&command), "told"]),
+        );
+        let log = yard.server.outcome(&at);
+        let cuts = far.wire.cuts() - before;
+        tell(&format!(
+            "{n}: {cuts} cuts, {byte} bytes from its beginning"
+        ));
+        assert_eq!(said(&log), "told", "{log:#?}");
+        let numbers: String = (1..=200).map(|n| format!("{n}\n")).collect();
+        assert_eq!(result(&log), numbers + "[exit code 4]", "{log:#?}");
+        assert_eq!(lines(&ran).len(), 1, "it ran once");
+    }
+}
+
+/// A server, a computer, and a source of bytes to cut at.
+fn scene() -> Option<(Yard, Far, Chance)> {
     let seed = std::env::var("SSH_CUTS_SEED").unwrap_or_else(|_| "1".to_owned());
-    let mut chance = Chance::new(seed.parse().unwrap());
-    let Some(far) = Far::start(&[]) else { return };
+    tell(&format!("seed {seed}"));
+    let far = Far::start(&[])?;
     let mut plot = Plot::new();
     plot.add("far", &far, &[]);
-    let mut yard = plot.open(8, "backoff_ms = 100\nbackoff_max_ms = 400\n", "");
+    let terms = "backoff_ms = 100\nbackoff_max_ms = 400\nflaps = 100000\n";
+    let yard = plot.open(8, terms, "");
+    Some((yard, far, Chance::new(seed.parse().unwrap())))
+}
+
+fn play(seconds: usize) {
+    let Some((mut yard, far, mut chance)) = scene() else {
+        return;
+    };
     let (ran, go) = (yard.file("ran"), yard.file("go"));
     let command = format!(
         "echo $$ >> {}; for ((n = 0; n < {}; n++)); do \
@@ -56,7 +109,7 @@ fn play(seconds: usize) {
     for cut in 1..=CUTS {
         written(&far, expected.len() as u64 * (2 * cut - 1) / (2 * CUTS));
         let byte = 1 + chance.below(MOST_BYTES) as u64;
-        tell(&format!("seed {seed}: cut {cut} {byte} bytes from here"));
+        tell(&format!("cut {cut} {byte} bytes from here"));
         far.wire.cut_after(byte);
         until_true("the link is cut", || far.wire.cuts() as u64 == cut);
         if cut == 1 {
