@@ -64,7 +64,7 @@ pub(crate) async fn tool(tools: &RemoteTools, n: usize, name: &str, input: Value
         deadline_ms: 60_000,
     };
     let (to, mut events) = mpsc::channel(64);
-    let _handle = tools.start(request, 0, to);
+    let _handle = tools.start(request, 0, Duration::from_secs(60), to);
     loop {
         match events.recv().await {
             Some(ToolEvent::Done(done)) => return done,

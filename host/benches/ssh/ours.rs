@@ -114,7 +114,7 @@ impl Ours {
         };
         self.runtime.block_on(async {
             let (to, mut events) = mpsc::channel(64);
-            let _handle = self.tools.start(request, 0, to);
+            let _handle = self.tools.start(request, 0, Duration::from_secs(60), to);
             loop {
                 match events.recv().await {
                     Some(ToolEvent::Done(done)) => return done,
