@@ -140,7 +140,8 @@ pub struct SshTerms {
     pub look_ms: u64,
     /// From a client's wish to know whether a computer can be reached to the answer (S2).
     pub test_ms: u64,
-    /// Channels in use over one link, the one for files among them.
+    /// Channels in use over one link, the one by which runs are watched among them;
+    /// the driver has two more, for the tools' files and for its own questions.
     pub channels: u32,
 }
 

@@ -84,6 +84,14 @@ pub enum Input {
         /// How.
         end: ToolEnd,
     },
+    /// Nothing more can be told of a call over a link, which is as good as before;
+    /// what was started may run on.
+    ToolLost {
+        /// Of this effect.
+        id: EffectId,
+        /// Why, for people; secrets masked.
+        cause: String,
+    },
     /// What an earlier ownership's run of a call has come to. Where it runs,
     /// `ToolOutput`* and `ToolDone` follow.
     Adopted {

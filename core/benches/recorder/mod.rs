@@ -138,6 +138,7 @@ impl World {
             Input::Command { .. } => self.tally.commands += 1,
             Input::ToolOutput { .. }
             | Input::ToolDone { .. }
+            | Input::ToolLost { .. }
             | Input::Adopted { .. }
             | Input::Unattended { .. } => {
                 self.tally.tools += 1;

@@ -94,6 +94,12 @@ impl Dispatcher {
         self.in_pool(|pool, ctx| pool.adopted(ctx, computer, tool, found));
     }
 
+    pub(super) fn attempt_lost(&mut self, id: EffectId, cause: &str) {
+        if let Some(Flight::Attempt(computer, tool)) = self.kit.flights.get(&id).cloned() {
+            self.in_pool(|pool, ctx| pool.broke(ctx, &computer, tool, cause));
+        }
+    }
+
     /// What carried out something of a computer is gone.
     pub(super) fn computer_panicked(&mut self, id: EffectId) {
         match self.kit.flights.get(&id).cloned() {
@@ -106,8 +112,8 @@ impl Dispatcher {
                 self.kit.emit(crate::io::Effect::CloseComputer { id });
                 self.in_pool(|pool, ctx| pool.down(ctx, id, fault));
             }
-            Some(Flight::Attempt(computer, tool)) => {
-                self.in_pool(|pool, ctx| pool.broke(ctx, &computer, tool));
+            Some(Flight::Attempt(..)) => {
+                self.attempt_lost(id, "the server's own SSH client failed; its log says why");
             }
             _ => {}
         }

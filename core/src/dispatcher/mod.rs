@@ -283,6 +283,7 @@ impl Dispatcher {
             Input::Unattended { id, turns } => self.unattended_found(id, turns),
             Input::DeliveryDone { id, outcome } => self.delivery_done(id, outcome),
             Input::EffectPanicked { id, message } => self.effect_panicked(id, message),
+            Input::ToolLost { id, cause } => self.attempt_lost(id, &cause),
             Input::Nudged => self.nudged(),
             Input::Shutdown => self.shut_down(),
         }

@@ -134,7 +134,7 @@ impl Pool {
                 for other in self.computers.values_mut() {
                     let tools: Vec<EffectId> = other.jobs.keys().copied().collect();
                     for tool in tools {
-                        other.broke(ctx, &mut self.told, tool);
+                        other.abandon(ctx, &mut self.told, tool, "another link was lost");
                     }
                 }
             }
@@ -208,10 +208,10 @@ impl Pool {
         });
     }
 
-    /// What carried out an attempt has panicked.
-    pub(crate) fn broke(&mut self, ctx: &mut Ctx<'_>, id: &ComputerId, tool: EffectId) {
+    /// Nothing more is heard of an attempt over a link that is as good as before.
+    pub(crate) fn broke(&mut self, ctx: &mut Ctx<'_>, id: &ComputerId, tool: EffectId, why: &str) {
         self.on(ctx, id, |computer, ctx, voice| {
-            computer.broke(ctx, voice, tool);
+            computer.abandon(ctx, voice, tool, why);
         });
     }
 

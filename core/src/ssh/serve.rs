@@ -461,12 +461,6 @@ impl Computer {
         }
     }
 
-    /// What carried out its attempt is gone; the command may run.
-    pub(super) fn broke(&mut self, ctx: &mut Ctx<'_>, voice: &mut Voice, tool: EffectId) {
-        let why = "the server's own SSH client failed; its log says why";
-        self.abandon(ctx, voice, tool, why);
-    }
-
     /// It has waited for long enough.
     pub(super) fn job_due(&mut self, ctx: &mut Ctx<'_>, voice: &mut Voice, tool: EffectId) {
         let Some(job) = self.jobs.get_mut(&tool) else {
@@ -531,7 +525,13 @@ impl Computer {
     }
 
     /// Answers a call whose command may run on, and has it killed when that can be done.
-    fn abandon(&mut self, ctx: &mut Ctx<'_>, voice: &mut Voice, tool: EffectId, why: &str) {
+    pub(super) fn abandon(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        voice: &mut Voice,
+        tool: EffectId,
+        why: &str,
+    ) {
         let Some(job) = self.take(ctx, tool) else {
             return;
         };

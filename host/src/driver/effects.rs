@@ -406,11 +406,9 @@ pub(super) async fn forward_tool(
                 points::reach(Point::ToolEnded, points::TURN);
                 return lanes.urgent(Input::ToolDone { id, end: end(done) });
             }
-            // The core has no better word for it: what was to tell is gone, and
-            // the command may run on.
             ToolEvent::Unknown { cause } => {
                 tracing::error!(cause, "what becomes of a command cannot be told");
-                return lanes.urgent(Input::EffectPanicked { id, message: cause });
+                return lanes.urgent(Input::ToolLost { id, cause });
             }
             ToolEvent::Left | ToolEvent::LinkLost { .. } => return,
         }

@@ -79,6 +79,7 @@ impl Flights {
             | Input::ToolDone { .. }
             | Input::Unattended { .. }
             | Input::DeliveryDone { .. }
+            | Input::ToolLost { .. }
             | Input::EffectPanicked { .. } => true,
             Input::Adopted { found, .. } => *found != Found::Running,
             Input::Tick
@@ -185,6 +186,7 @@ fn effect_of(input: &Input) -> Option<EffectId> {
         | Input::ComputerAlive { id }
         | Input::Unattended { id, .. }
         | Input::DeliveryDone { id, .. }
+        | Input::ToolLost { id, .. }
         | Input::EffectPanicked { id, .. } => Some(*id),
     }
 }

@@ -263,6 +263,10 @@ pub(super) fn input(u: &mut Unstructured<'_>, id: EffectId) -> Result<Input> {
             id,
             found: found(u)?,
         },
+        9 if u.arbitrary()? => Input::ToolLost {
+            id,
+            cause: text(u)?,
+        },
         9 => Input::EffectPanicked {
             id,
             message: text(u)?,

@@ -165,6 +165,14 @@ impl Builder {
                     ..draft
                 })
             }
+            Input::ToolLost { id, cause } => {
+                let draft = self.back(at, replica, place, *id, Kind::Fault);
+                self.add(Draft {
+                    title: "nothing more is heard of a command".to_owned(),
+                    detail: cut(cause, DETAIL_CHARS),
+                    ..draft
+                })
+            }
             Input::Nudged => self.add(Draft {
                 quiet: Some(Kind::Poll),
                 ..Draft::new(at, Kind::Timer, place.lane, "nudged by another replica")

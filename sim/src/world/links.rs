@@ -157,9 +157,13 @@ impl World<'_> {
         if let Some(process) = self.process_at(end) {
             process.attempts.remove(&id);
         }
-        let message = "a panic".to_owned();
-        let panicked = Input::EffectPanicked { id, message };
-        self.send(0, end.replica, end.life, panicked);
+        let (message, cause) = ("a panic".to_owned(), "no file transfer".to_owned());
+        let is_link = id == end.link;
+        let told = match is_link || self.dice.network().chance(5_000) {
+            true => Input::EffectPanicked { id, message },
+            false => Input::ToolLost { id, cause },
+        };
+        self.send(0, end.replica, end.life, told);
     }
 
     fn lose_link(&mut self, end: LinkEnd, kind: SshFaultKind, message: &str) {

@@ -34,6 +34,7 @@ impl World<'_> {
             | Input::ComputerDown { .. }
             | Input::ComputerAlive { .. }
             | Input::DeliveryDone { .. }
+            | Input::ToolLost { .. }
             | Input::EffectPanicked { .. }
             | Input::Nudged
             | Input::Shutdown => None,

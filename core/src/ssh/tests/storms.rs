@@ -163,7 +163,7 @@ fn happen(world: &mut World, op: Op, n: u64) {
                 })
                 .collect();
             if let Some((at, tool)) = pick(&attempts, which) {
-                world.on(|pool, ctx| pool.broke(ctx, &at, tool));
+                world.on(|pool, ctx| pool.broke(ctx, &at, tool, "it broke"));
             }
         }
         Op::Pass(ms) => world.pass(ms, false),

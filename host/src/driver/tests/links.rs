@@ -20,8 +20,11 @@ async fn l7_a_call_of_which_nothing_can_be_told_is_given_up_at_once_and_by_no_an
     let limit = Duration::from_secs(20);
     tokio::time::timeout(limit, forwarding).await.unwrap();
     match told.try_recv() {
-        Ok(Urgent::Input(Input::EffectPanicked { id: of, message })) => {
-            assert_eq!((of, message.as_str()), (id(0, 7), cause));
+        Ok(Urgent::Input(Input::ToolLost {
+            id: of,
+            cause: told,
+        })) => {
+            assert_eq!((of, told.as_str()), (id(0, 7), cause));
         }
         _ => panic!("nothing is told of it"),
     }

@@ -546,7 +546,9 @@ fn ended_by(input: &Input) -> [Option<EffectId>; 3] {
         Input::ToolDone { id, .. } => [None, Some(*id), None],
         Input::Unattended { id, .. } => [None, None, Some(*id)],
         Input::EffectPanicked { id, .. } => [Some(*id); 3],
-        Input::Tick
+        // Only of calls over links.
+        Input::ToolLost { .. }
+        | Input::Tick
         | Input::Command { .. }
         | Input::Stored { .. }
         | Input::ProviderHead { .. }
