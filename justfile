@@ -33,6 +33,10 @@ chaos store="sqlite" turns="5000" kills="300" seed="1" minutes="50":
     CHAOS_STORE={{store}} CHAOS_TURNS={{turns}} CHAOS_KILLS={{kills}} CHAOS_SEED={{seed}} CHAOS_MINUTES={{minutes}} \
         cargo test -p dispatch --test chaos -- --ignored --nocapture v7_chaos_for_long
 
+# Other computers for long: a command of a minute, hundreds of starts, a thousand links.
+ssh-long seed="1":
+    SSH_CUTS_SEED={{seed}} cargo test --workspace --test ssh_cuts --test ssh_cycles -- --ignored --nocapture
+
 # One seed again, with its event trace.
 trace seed *args:
     cargo run --release -p dispatch-sim -- run --seed {{seed}} --trace {{args}}
