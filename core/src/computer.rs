@@ -59,11 +59,11 @@ impl SshFaultKind {
     /// Waiting does not help: somebody has to mend something.
     pub fn is_final(self) -> bool {
         match self {
-            SshFaultKind::Config | SshFaultKind::HostKey | SshFaultKind::Auth => true,
-            SshFaultKind::Unreachable
-            | SshFaultKind::Timeout
-            | SshFaultKind::SftpOff
-            | SshFaultKind::Lost => false,
+            SshFaultKind::Config
+            | SshFaultKind::HostKey
+            | SshFaultKind::Auth
+            | SshFaultKind::SftpOff => true,
+            SshFaultKind::Unreachable | SshFaultKind::Timeout | SshFaultKind::Lost => false,
         }
     }
 

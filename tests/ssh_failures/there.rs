@@ -1,4 +1,4 @@
-//! The link is good, and the computer does not do as it should.
+//! It lets us in, and does not do as it should.
 
 use serde_json::json;
 
@@ -6,12 +6,11 @@ use crate::Street;
 use crate::support::world::bash;
 
 pub(crate) fn sftp_off(street: &Street) {
-    street.works("bare");
     let why = street.answer(&street.call("bare", "bare", &bash("true")));
     for part in ["bare", "has no file transfer", "Subsystem sftp"] {
         assert!(why.contains(part), "{part}: {why}");
     }
-    street.works("bare");
+    street.shows("bare", &["ssh-sftp-off"]);
 }
 
 /// Neither a command nor a file finds room; a command that runs goes on.

@@ -162,6 +162,10 @@ async fn live(
 ) -> SshFault {
     let Open { link, tools } = open.clone();
     let _cut = CutOnDrop(link.clone());
+    // A channel that is refused now is asked for again by whoever needs it.
+    if let Err(fault) = tools.prepare().await {
+        return fault;
+    }
     opened.send_replace(Some(open));
     let _nobody_listens = events.send(LinkEvent::Up).await;
     // Nothing that was run there fills the disk for ever (O5).

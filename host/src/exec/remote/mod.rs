@@ -44,7 +44,7 @@ use super::{
     Wishes,
 };
 use crate::panics::locked;
-use crate::ssh::Link;
+use crate::ssh::{Link, LinkError, SshFault};
 
 mod adopt;
 mod bash;
@@ -111,6 +111,18 @@ impl RemoteExec {
 }
 
 impl RemoteTools {
+    /// Opens the file transfer by which commands are watched, so that a computer
+    /// without one is told of before anything is to run there.
+    ///
+    /// # Errors
+    /// What the computer lacks. A link that is lost meanwhile tells so itself.
+    pub async fn prepare(&self) -> Result<(), SshFault> {
+        match self.over.files(Session::Runs).await {
+            Err(Fault::Link(LinkError::NoFiles(fault))) => Err(fault),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// Starts a call. A command is told of by `Adopted(Running)` once it runs
     /// and needs no channel any more. `Done` comes last, or `LinkLost` or
     /// `Unknown`; then the call may have been started. Nothing is begun later than
