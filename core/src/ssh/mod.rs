@@ -7,6 +7,7 @@
 //! is left in a queue: the pool knows none of them.
 
 mod computer;
+mod heard;
 mod job;
 mod link;
 mod serve;

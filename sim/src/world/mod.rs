@@ -7,6 +7,7 @@ mod court;
 mod far;
 mod follow;
 mod links;
+mod lives;
 mod panics;
 mod process;
 mod provider;

@@ -19,9 +19,8 @@ use super::links::Link;
 use super::{Event, World, webhooks};
 use crate::clock::{Clock, Us, store_time};
 use crate::fact::{Fact, Life};
-use crate::scenario::{MINUTE, SECOND};
+use crate::scenario::SECOND;
 use crate::sometimes::Point;
-use crate::timeline::Note;
 
 /// A place where processes live, one after the other.
 pub(crate) struct Replica {
@@ -32,9 +31,9 @@ pub(crate) struct Replica {
     pub(super) cut_off_until: Us,
     pub(super) wedged_until: Us,
     pub(super) wall_ahead_ms: i64,
-    down_after_drain: Us,
+    pub(super) down_after_drain: Us,
     /// What came while the process was stopped.
-    inbox: Vec<Input>,
+    pub(super) inbox: Vec<Input>,
 }
 
 /// One life.
@@ -188,7 +187,7 @@ impl World<'_> {
         config
     }
 
-    fn tell_life(&mut self, replica: usize, state: Life) {
+    pub(super) fn tell_life(&mut self, replica: usize, state: Life) {
         let place = &mut self.replicas[replica];
         place.state = state;
         let (life, boot) = (place.life, place.process.as_ref().map_or(0, |p| p.boot));
@@ -435,7 +434,7 @@ impl World<'_> {
         }
     }
 
-    fn arm(&mut self, replica: usize) {
+    pub(super) fn arm(&mut self, replica: usize) {
         let (at, place) = (self.at, &mut self.replicas[replica]);
         let life = place.life;
         let Some(process) = &mut place.process else {
@@ -469,7 +468,7 @@ impl World<'_> {
     }
 
     /// Ticks until nothing is due.
-    fn tick(&mut self, replica: usize) {
+    pub(super) fn tick(&mut self, replica: usize) {
         for _ in 0..TICKS_AT_ONCE {
             let place = &self.replicas[replica];
             if place.state == Life::Paused {
@@ -496,111 +495,6 @@ impl World<'_> {
         if process.feeds.is_multiple_of(CHECK_EVERY) {
             let result = process.core.check().map_err(|broken| broken.to_string());
             self.tell(&Fact::Checked { replica, result });
-        }
-    }
-
-    /// `kill -9`: what was in flight for the process is heard by nobody.
-    pub(super) fn die(&mut self, replica: usize, down: Us) {
-        let Some(process) = self.replicas[replica].process.take() else {
-            return;
-        };
-        self.replicas[replica].inbox.clear();
-        self.keep_journal(replica, &process);
-        self.tell_life(replica, Life::Down);
-        for stream in process.streams.into_values() {
-            self.abandon_stream(stream, 100_000);
-        }
-        self.lose_commands(replica);
-        self.detach_followers(replica);
-        let life = self.replicas[replica].life;
-        self.queue_in(down, Event::Start { replica, life });
-    }
-
-    fn keep_journal(&mut self, replica: usize, process: &Process) {
-        if let Some(journal) = &process.journal {
-            let name = format!("r{replica}-life{}", self.replicas[replica].life);
-            self.journals.push((name, journal.frames().to_vec()));
-        }
-    }
-
-    /// The journals of all lives, those that still last included.
-    pub(crate) fn into_journals(mut self) -> Vec<(String, Vec<u8>)> {
-        for replica in 0..self.replicas.len() {
-            if let Some(process) = self.replicas[replica].process.take() {
-                self.keep_journal(replica, &process);
-            }
-        }
-        self.journals
-    }
-
-    pub(super) fn stop(&mut self, replica: usize, during: Us) {
-        let place = &mut self.replicas[replica];
-        if place.process.is_none() || place.state != Life::Up {
-            return;
-        }
-        let life = place.life;
-        self.tell_life(replica, Life::Paused);
-        self.queue_in(during, Event::Continue { replica, life });
-    }
-
-    /// What came meanwhile is there at once; timers are late.
-    pub(super) fn go_on(&mut self, replica: usize, life: u32) {
-        let place = &mut self.replicas[replica];
-        if place.life != life || place.state != Life::Paused {
-            return;
-        }
-        let inbox = std::mem::take(&mut place.inbox);
-        self.excuse_silence(replica);
-        self.tell_life(replica, Life::Up);
-        self.drain(replica);
-        if self.dice.process().chance(5_000) {
-            self.tick(replica);
-        }
-        for input in inbox {
-            self.deliver(replica, life, input);
-        }
-        self.tick(replica);
-    }
-
-    pub(super) fn shut_down(&mut self, replica: usize, down: Us) {
-        let place = &self.replicas[replica];
-        if place.state != Life::Up {
-            return;
-        }
-        let life = place.life;
-        self.tell_life(replica, Life::Draining);
-        self.queue_in(MINUTE, Event::DrainedOrNot { replica, life });
-        self.replicas[replica].down_after_drain = down;
-        self.feed(replica, Input::Shutdown);
-    }
-
-    /// A process that was told to stop exits, or is killed at last.
-    pub(super) fn drained_or_not(&mut self, replica: usize, life: u32) {
-        let place = &self.replicas[replica];
-        if place.life == life && place.state == Life::Draining {
-            let down = place.down_after_drain;
-            self.die(replica, down);
-        }
-    }
-
-    /// All processes run again; the store can be reached.
-    pub(super) fn calm_down(&mut self) {
-        self.calm = true;
-        self.storm = None;
-        self.computers.calm_down();
-        self.recorder.line(self.at, || "calm".to_owned());
-        self.recorder
-            .watched(|watch| watch.note(self.at, &Note::Calm));
-        for replica in 0..self.replicas.len() {
-            let place = &mut self.replicas[replica];
-            place.cut_off_until = 0;
-            if let Some(process) = &mut place.process {
-                process.doom = None;
-                process.panics_after = None;
-            }
-            let life = place.life;
-            self.go_on(replica, life);
-            self.start(replica, life);
         }
     }
 }
