@@ -163,7 +163,7 @@ async fn start(
             "the command was not started: {TWO_VIEWS}"
         ))),
         ("expired", "") => {
-            far.over.forget_clock();
+            far.over.forget_clock().await;
             Started::No(ToolDone::failed(
                 "the command was not started: its start came too late over there, or the clock there was set; try again".to_owned(),
             ))

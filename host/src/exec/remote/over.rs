@@ -1,17 +1,16 @@
 //! A link as tools use it: what all that runs over it shares.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use russh_sftp::client::SftpSession;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{Mutex, OnceCell, Semaphore};
 
 use super::Shared;
 use super::clock::FarClock;
 use super::far::Fault;
 use super::question::{AskError, Question};
-use crate::panics::locked;
 use crate::ssh::{Link, LinkError};
 
 /// Questions asked on this server's own account at the same time: the channels
@@ -33,6 +32,7 @@ pub(super) struct Over {
     home: OnceCell<String>,
     /// What a shell has made over there has been seen by SFTP.
     is_one_view: AtomicBool,
+    /// Asked for by one start while others wait for it.
     clock: Mutex<Option<FarClock>>,
 }
 
@@ -81,7 +81,8 @@ impl Over {
 
     /// Its clock, asked for once a link.
     pub(super) async fn clock(&self) -> Result<FarClock, AskError> {
-        if let Some(known) = *locked(&self.clock) {
+        let mut clock = self.clock.lock().await;
+        if let Some(known) = *clock {
             return Ok(known);
         }
         let answers = Question::new()?.ask(&self.link, "tell_time").await?;
@@ -90,13 +91,13 @@ impl Over {
         let showed_ms = showed_ms
             .ok_or_else(|| AskError::Garbled(format!("asked for its time, it said {answers:?}")))?;
         let heard = FarClock::heard(showed_ms);
-        *locked(&self.clock) = Some(heard);
+        *clock = Some(heard);
         Ok(heard)
     }
 
     /// It has been set, it seems: the next start asks again.
-    pub(super) fn forget_clock(&self) {
-        *locked(&self.clock) = None;
+    pub(super) async fn forget_clock(&self) {
+        *self.clock.lock().await = None;
     }
 
     /// Runs `work` as one of the few questions at a time.
