@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 #[path = "../calls/mod.rs"]
 mod calls;
+#[allow(unused_imports, reason = "each test program uses its part")]
 pub(crate) use calls::{CALL, Call, TURN, is_alive, signal, until};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_dispatch");

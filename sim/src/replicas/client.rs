@@ -99,6 +99,8 @@ async fn act(ring: &Rc<Ring>, act: &Act) {
             let (provider, limit) = (ring.providers[*provider].clone(), *limit);
             ring.ask(Command::SetLimit { provider, limit }).await;
         }
+        // This ring has none.
+        Act::Test { .. } => {}
     }
 }
 

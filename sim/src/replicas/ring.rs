@@ -84,6 +84,7 @@ impl Ring {
             step_limit_bytes: scenario.step_limit_bytes,
             step_limit: scenario.step_limit,
             endpoints: Vec::new(),
+            computers: 0,
         });
         let providers = ["north", "south"].into_iter().take(scenario.limits.len());
         let dice = |purpose| RefCell::new(Rng::keyed(seed, purpose, 2, 0));
