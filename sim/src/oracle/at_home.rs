@@ -86,7 +86,12 @@ impl Oracle for AtHome {
                 }
             }
             Fact::Lives { replica, state, .. } => {
-                self.lives.insert(*replica, (*state, moment.at));
+                // Who dies while it stands still has been away since it stood still.
+                let since = match self.lives.get(replica) {
+                    Some((Life::Paused, since)) if *state != Life::Up => *since,
+                    _ => moment.at,
+                };
+                self.lives.insert(*replica, (*state, since));
             }
             Fact::Registered { node, life } => {
                 let known = self.known.entry((*node).to_owned()).or_default();
