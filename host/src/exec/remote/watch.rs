@@ -22,6 +22,9 @@ const LOOK_MOST: Duration = Duration::from_millis(500);
 /// and after how long without a sign it is asked for.
 const PULSE: Duration = Duration::from_secs(4);
 const PULSE_PATIENCE: Duration = Duration::from_secs(16);
+/// How long looks may fail in a row: a server that is short of something for a
+/// moment says no more than "failure", and what runs is worth another look.
+const FAILURE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How following a run came to its end.
 #[derive(Debug)]
@@ -165,6 +168,7 @@ impl Watch<'_> {
                     reopened(far, fault).await?;
                     continue;
                 }
+                Err(_) if heard.elapsed() < FAILURE_PATIENCE => continue,
                 Err(fault) => return Err(fault),
             }
             if let Some(followed) = self.heard_of_kill(far).await? {
