@@ -50,6 +50,20 @@ pub(crate) fn address(data_dir: &Path) -> Option<String> {
     }
 }
 
+/// The base of a server that somebody has named.
+///
+/// # Errors
+/// It is named by a scheme that is not spoken here.
+pub(crate) fn named(server: &str) -> Result<String, String> {
+    match server.split_once("://") {
+        None => Ok(format!("http://{server}")),
+        Some(("http", _)) => Ok(server.to_owned()),
+        Some((scheme, _)) => Err(format!(
+            "--server {server}: {scheme} is not spoken here; name http://ADDR, or a tunnel's end on this machine"
+        )),
+    }
+}
+
 impl Client {
     /// `base` is `http://ADDR`.
     pub(crate) fn new(base: &str) -> Client {
@@ -64,6 +78,12 @@ impl Client {
     pub(crate) fn with_token(mut self, token: Option<String>) -> Client {
         self.token = token;
         self
+    }
+
+    /// The same with the token of this process's environment.
+    pub(crate) fn with_own_token(self) -> Client {
+        let token = std::env::var("DISPATCH_TOKEN").ok();
+        self.with_token(token.filter(|token| !token.is_empty()))
     }
 
     pub(crate) fn base(&self) -> &str {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::client::{Client, ClientError, address};
+use crate::client::{Client, ClientError, address, named};
 
 mod shown;
 use shown::Shown;
@@ -97,20 +97,12 @@ struct Place {
 
 impl Place {
     fn client(&self) -> Result<Client, Lost> {
-        let token = std::env::var("DISPATCH_TOKEN").ok();
-        let token = token.filter(|token| !token.is_empty());
-        Ok(Client::new(&self.base()?).with_token(token))
+        Ok(Client::new(&self.base()?).with_own_token())
     }
 
     fn base(&self) -> Result<String, Lost> {
         if let Some(server) = &self.server {
-            return match server.split_once("://") {
-                None => Ok(format!("http://{server}")),
-                Some(("http", _)) => Ok(server.clone()),
-                Some((scheme, _)) => Err(Lost::Refused(format!(
-                    "--server {server}: {scheme} is not spoken here; name http://ADDR, or a tunnel's end on this machine"
-                ))),
-            };
+            return named(server).map_err(Lost::Refused);
         }
         let dir = self.data_dir.as_ref().unwrap_or(&self.default_data_dir);
         match (address(dir), &self.data_dir) {

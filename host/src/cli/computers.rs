@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::{CONFIGURATION, FAILED, UNREACHABLE, fail};
-use crate::client::{Client, address};
+use crate::client::{self, Client};
 use crate::config::{Reach, Sources};
 use crate::data_dir;
 use crate::net::TokioNet;
@@ -109,16 +109,13 @@ async fn list(reach: &Reach, server: Option<String>) -> ExitCode {
 /// named has to answer.
 async fn told(data_dir: &Path, named: Option<&str>) -> Result<Option<Vec<Row>>, String> {
     let base = match named {
-        Some(base) if base.contains("://") => base.to_owned(),
-        Some(place) => format!("http://{place}"),
-        None => match address(data_dir) {
+        Some(server) => client::named(server)?,
+        None => match client::address(data_dir) {
             Some(base) => base,
             None => return Ok(None),
         },
     };
-    let token = std::env::var("DISPATCH_TOKEN").ok();
-    let token = token.filter(|token| !token.is_empty());
-    match Client::new(&base).with_token(token).get("/computers").await {
+    match Client::new(&base).with_own_token().get("/computers").await {
         Ok(answer) => {
             let computers = answer["computers"].as_array();
             Ok(Some(computers.into_iter().flatten().map(row).collect()))

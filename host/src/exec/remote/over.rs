@@ -18,8 +18,22 @@ use crate::ssh::{Link, LinkError};
 const ASKING: usize = 1;
 /// How often a channel is asked for, and how long is waited in between: others
 /// hold all of them for a moment.
-pub(super) const CHANNEL_TRIES: u32 = 40;
-pub(super) const CHANNEL_PAUSE: Duration = Duration::from_millis(250);
+const CHANNEL_TRIES: u32 = 40;
+const CHANNEL_PAUSE: Duration = Duration::from_millis(250);
+
+/// Asks for a channel until one is granted, or for long enough.
+pub(super) async fn granted<T, E, F>(ask: impl Fn() -> F) -> Result<Result<T, LinkError>, E>
+where
+    F: Future<Output = Result<Result<T, LinkError>, E>>,
+{
+    for _ in 1..CHANNEL_TRIES {
+        match ask().await {
+            Ok(Err(LinkError::Refused { .. })) => tokio::time::sleep(CHANNEL_PAUSE).await,
+            answer => return answer,
+        }
+    }
+    ask().await
+}
 
 /// See the module's page.
 pub(super) struct Over {
@@ -57,20 +71,13 @@ impl Over {
     }
 
     pub(super) async fn files(&self, of: Session) -> Result<Arc<SftpSession>, Fault> {
-        let mut tries = 1;
-        loop {
-            let opening = match of {
-                Session::Runs => self.link.files(),
-                Session::Tools => self.link.tool_files(),
-            };
-            match opening.await {
-                Err(LinkError::Refused { .. }) if tries < CHANNEL_TRIES => {
-                    tries += 1;
-                    tokio::time::sleep(CHANNEL_PAUSE).await;
-                }
-                opened => return Ok(opened?),
-            }
-        }
+        let opened = granted(|| async {
+            Ok::<_, Fault>(match of {
+                Session::Runs => self.link.files().await,
+                Session::Tools => self.link.tool_files().await,
+            })
+        });
+        Ok(opened.await??)
     }
 
     /// A question about this server's runs.

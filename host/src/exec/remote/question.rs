@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::far::Fault;
-use super::over::{CHANNEL_PAUSE, CHANNEL_TRIES};
+use super::over::granted;
 use crate::exec::rundir::random_mark;
 use crate::ssh::{ExecDone, Link, LinkError};
 
@@ -18,6 +18,7 @@ const COMMAND: &str = r#"exec sh -c 'eval "$(cat)"'"#;
 
 /// How long an answer may take: more than what the slowest verb waits for.
 const PATIENCE: Duration = Duration::from_secs(40);
+
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AskError {
@@ -86,21 +87,14 @@ impl Question {
 /// In a task of its own: a caller that loses interest must not cut a start in
 /// two.
 async fn exec(link: &Arc<dyn Link>, input: Vec<u8>) -> Result<ExecDone, AskError> {
-    let mut tries = 1;
-    loop {
+    let done = granted(|| async {
         // The limit is within, so that a question that is given up closes its channel.
         let asking = tokio::time::timeout(PATIENCE, link.exec(COMMAND.to_owned(), input.clone()));
         let done = tokio::spawn(asking).await;
         let done = done.map_err(|e| AskError::Garbled(e.to_string()))?;
-        match done.map_err(|_| AskError::Silent)? {
-            // Others hold all channels for a moment.
-            Err(LinkError::Refused { .. }) if tries < CHANNEL_TRIES => {
-                tries += 1;
-                tokio::time::sleep(CHANNEL_PAUSE).await;
-            }
-            done => return Ok(done?),
-        }
-    }
+        done.map_err(|_| AskError::Silent)
+    });
+    Ok(done.await??)
 }
 
 fn answers(done: &ExecDone, nonce: &str) -> Vec<String> {

@@ -1,7 +1,8 @@
 //! Runs on another computer that nobody watches, and those that are over.
 
-use dispatch_core::ids::TurnId;
 use std::collections::BTreeSet;
+
+use dispatch_core::ids::TurnId;
 
 use super::over::Over;
 use super::question::{AskError, Question};
