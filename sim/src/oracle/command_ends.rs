@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use dispatch_core::ids::{ComputerId, EffectId, TurnId};
+use dispatch_core::ids::{ComputerId, TurnId};
 use dispatch_core::store::TurnState;
 
 use super::hindrance::Hindrance;
+use super::links::Links;
+use super::troubles::Troubles;
 use super::{Breach, Oracle};
 use crate::clock::Us;
 use crate::fact::{Fact, Life, Moment};
@@ -45,15 +47,14 @@ pub(crate) struct CommandEnds {
     running: BTreeMap<String, Running>,
     ended: BTreeMap<TurnId, Us>,
     /// To which computer, and open since when.
-    links: BTreeMap<(usize, EffectId), (ComputerId, Us)>,
-    trouble_until: BTreeMap<ComputerId, Us>,
+    links: Links<(ComputerId, Us)>,
+    troubles: Troubles,
     hindrance: Hindrance,
 }
 
 impl CommandEnds {
     /// What a dead server has left its own supervisor must end at its deadline.
     fn leave(&mut self, replica: usize) {
-        self.links.retain(|(of, _), _| *of != replica);
         for running in self.running.values_mut() {
             if running.replica == Some(replica) {
                 running.let_go();
@@ -67,14 +68,14 @@ impl CommandEnds {
         let Some(computer) = &running.computer else {
             return Some((due_at, if is_left { SWEEP_US } else { 0 }));
         };
-        let trouble_until = self.trouble_until.get(computer).copied();
+        let trouble_until = self.troubles.until(computer);
         // It may have been found only now, to be killed.
         let due_at = due_at.max(running.begun_at);
         let was_well = trouble_until.is_none_or(|until| until < running.begun_at);
         if was_well && !is_left {
             return Some((due_at, 0));
         }
-        let links = self.links.values().filter(|(to, _)| to == computer);
+        let links = self.links.all.values().filter(|(to, _)| to == computer);
         let open_since = links.map(|(_, since)| *since).min()?;
         let clear_at = due_at
             .max(open_since)
@@ -83,6 +84,8 @@ impl CommandEnds {
     }
 
     fn look_at_links(&mut self, at: Us, fact: &Fact<'_>) {
+        self.links.see(fact);
+        self.troubles.see(fact);
         match fact {
             Fact::LinkWished {
                 replica,
@@ -90,19 +93,12 @@ impl CommandEnds {
                 link,
             } => {
                 let wished = ((*computer).clone(), Us::MAX);
-                self.links.insert((*replica, *link), wished);
+                self.links.all.insert((*replica, *link), wished);
             }
             Fact::LinkUp { replica, link } => {
-                if let Some((_, since)) = self.links.get_mut(&(*replica, *link)) {
+                if let Some((_, since)) = self.links.all.get_mut(&(*replica, *link)) {
                     *since = at;
                 }
-            }
-            Fact::LinkGone { replica, link } => {
-                self.links.remove(&(*replica, *link));
-            }
-            Fact::ComputerTroubled { computer, until } => {
-                let known = self.trouble_until.entry((*computer).clone()).or_default();
-                *known = (*until).max(*known);
             }
             _ => {}
         }

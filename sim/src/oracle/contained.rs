@@ -7,6 +7,7 @@ use dispatch_core::event::{AgentEvent, EventBody};
 use dispatch_core::ids::{ComputerId, ConversationId, TurnId};
 
 use super::hindrance::Hindrance;
+use super::troubles::Troubles;
 use super::{Breach, Oracle};
 use crate::clock::Us;
 use crate::fact::{Fact, Moment};
@@ -23,7 +24,7 @@ pub(crate) struct LinkFaultContained {
     asked_at: BTreeMap<(TurnId, String), Us>,
     /// Calls whose command has come to an end, whichever.
     gone: BTreeSet<(TurnId, String)>,
-    trouble_until: BTreeMap<ComputerId, Us>,
+    troubles: Troubles,
     aborted_turns: BTreeSet<TurnId>,
     aborted_conversations: BTreeSet<ConversationId>,
     hindrance: Hindrance,
@@ -32,7 +33,7 @@ pub(crate) struct LinkFaultContained {
 impl LinkFaultContained {
     /// Nothing was wrong with the computer while the call was open.
     fn was_well(&self, computer: &ComputerId, since: Us) -> bool {
-        let until = self.trouble_until.get(computer);
+        let until = self.troubles.until(computer);
         until.is_none_or(|until| until + AFTERMATH_US < since)
     }
 
@@ -94,6 +95,7 @@ impl Oracle for LinkFaultContained {
 
     fn see(&mut self, moment: &Moment, fact: &Fact<'_>) -> Result<(), Breach> {
         self.hindrance.see(moment, fact);
+        self.troubles.see(fact);
         match fact {
             Fact::Logged(event) => return self.logged(moment.at, event),
             Fact::Moved { after, .. } => {
@@ -103,10 +105,6 @@ impl Oracle for LinkFaultContained {
             }
             Fact::ToolGone { turn, call_id, .. } => {
                 self.gone.insert((*turn, (*call_id).to_owned()));
-            }
-            Fact::ComputerTroubled { computer, until } => {
-                let known = self.trouble_until.entry((*computer).clone()).or_default();
-                *known = (*until).max(*known);
             }
             Fact::AbortAsked { turn, conversation } => {
                 self.aborted_turns.extend(turn);

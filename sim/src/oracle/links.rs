@@ -14,8 +14,8 @@ use crate::fact::{Fact, Life, Moment};
 
 /// Links of replicas that have a process.
 #[derive(Debug)]
-struct Links<T> {
-    all: BTreeMap<(usize, EffectId), T>,
+pub(super) struct Links<T> {
+    pub(super) all: BTreeMap<(usize, EffectId), T>,
 }
 
 impl<T> Default for Links<T> {
@@ -27,7 +27,7 @@ impl<T> Default for Links<T> {
 
 impl<T> Links<T> {
     /// Forgets those that are no more.
-    fn see(&mut self, fact: &Fact<'_>) {
+    pub(super) fn see(&mut self, fact: &Fact<'_>) {
         match fact {
             Fact::LinkGone { replica, link } => {
                 self.all.remove(&(*replica, *link));

@@ -32,6 +32,7 @@ mod step_limit;
 mod told;
 mod tools;
 mod transcript;
+mod troubles;
 mod usage;
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use dispatch_core::event::EventBody;
 use dispatch_core::ids::{ComputerId, Epoch, TurnId};
 use dispatch_core::tools::READ;
 
+use super::troubles::Troubles;
 use super::{Breach, Oracle};
 use crate::clock::Us;
 use crate::fact::{Fact, Moment};
@@ -137,7 +138,7 @@ struct Begun {
 #[derive(Debug, Default)]
 pub(crate) struct NoOrphan {
     running: BTreeMap<TurnId, BTreeMap<String, Begun>>,
-    trouble_until: BTreeMap<ComputerId, Us>,
+    troubles: Troubles,
 }
 
 impl NoOrphan {
@@ -145,8 +146,8 @@ impl NoOrphan {
     /// `command-ends` sees to the rest.
     fn is_out_of_reach(&self, begun: &Begun) -> bool {
         let computer = begun.computer.as_ref();
-        let until = computer.and_then(|computer| self.trouble_until.get(computer));
-        until.is_some_and(|until| *until >= begun.at)
+        let until = computer.and_then(|computer| self.troubles.until(computer));
+        until.is_some_and(|until| until >= begun.at)
     }
 
     fn alone(&self, turn: TurnId, what: &str, may_run: Option<Epoch>) -> Result<(), Breach> {
@@ -193,13 +194,9 @@ impl Oracle for NoOrphan {
     }
 
     fn see(&mut self, moment: &Moment, fact: &Fact<'_>) -> Result<(), Breach> {
+        self.troubles.see(fact);
         match fact {
             Fact::Opened { turn, .. } => self.alone(*turn, "it streams", None),
-            Fact::ComputerTroubled { computer, until } => {
-                let known = self.trouble_until.entry((*computer).clone()).or_default();
-                *known = (*until).max(*known);
-                Ok(())
-            }
             Fact::ToolStarted {
                 command,
                 turn,

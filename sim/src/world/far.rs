@@ -8,7 +8,7 @@ use dispatch_core::io::{Found, Input, ToolAdopt, ToolStart};
 use dispatch_core::tools::READ;
 
 use super::links::LinkEnd;
-use super::tools::Place;
+use super::tools::{Directory, Place};
 use super::{Event, World};
 use crate::clock::Us;
 use crate::fact::Fact;
@@ -27,15 +27,9 @@ pub(crate) struct Computers {
 struct Computer {
     id: ComputerId,
     trouble: Option<(Us, Trouble)>,
-    /// Of each call by the ownership and the attempt that made it.
+    /// Of each call by the ownership and the attempt that made it: nothing older
+    /// than any of them may be started.
     directories: BTreeMap<(TurnId, String), BTreeMap<(Epoch, u32), Directory>>,
-}
-
-#[derive(Clone, Copy)]
-enum Directory {
-    Run(usize),
-    /// Looked for before anything was started: nothing older may be started.
-    Closed,
 }
 
 /// Something to be done over there.
@@ -196,12 +190,7 @@ impl World<'_> {
             return self.say(over, 1_000, Input::ToolDone { id, end });
         }
         made.insert(rank, Directory::Run(self.runs.count()));
-        let place = Place {
-            replica: over.replica,
-            life: over.life,
-            far: Some((computer, over.link)),
-        };
-        self.begin_run(place, id, start);
+        self.begin_run(Place::far(over, computer), id, start);
         let found = Found::Running;
         self.say(over, 1_000, Input::Adopted { id, found });
     }
@@ -241,11 +230,7 @@ impl World<'_> {
         if !is_heard {
             return;
         }
-        let place = Place {
-            replica: over.replica,
-            life: over.life,
-            far: Some((computer, over.link)),
-        };
+        let place = Place::far(over, computer);
         if let Some(found) = self.look_at_run(place, id, run, adopt.epoch) {
             self.say(over, 1_000, Input::Adopted { id, found });
         }

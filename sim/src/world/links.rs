@@ -265,7 +265,7 @@ impl World<'_> {
     pub(super) fn said(&mut self, said: Said) {
         let Said { over, input } = said;
         let Some(link) = self.link(over) else {
-            // Hosts are not the only ones who keep late words to themselves.
+            // Whether a host keeps late words to itself must not matter.
             if self.scenario.lingers && self.dice.network().chance(3_000) {
                 self.court.sometimes.hit(Point::AfterTheEnd);
                 self.deliver(over.replica, over.life, input);

@@ -26,7 +26,7 @@ pub(crate) struct Runs {
 }
 
 #[derive(Clone, Copy)]
-enum Directory {
+pub(super) enum Directory {
     Run(usize),
     /// Looked for before anything was started: nothing may be started in it.
     Closed,
@@ -60,6 +60,19 @@ pub(super) struct Place {
 }
 
 impl Place {
+    fn here(replica: usize, life: u32) -> Place {
+        let far = None;
+        Place { replica, life, far }
+    }
+
+    pub(super) fn far(over: LinkEnd, computer: usize) -> Place {
+        Place {
+            replica: over.replica,
+            life: over.life,
+            far: Some((computer, over.link)),
+        }
+    }
+
     fn link(self) -> Option<LinkEnd> {
         let (_, link) = self.far?;
         Some(LinkEnd {
@@ -145,12 +158,7 @@ impl World<'_> {
         }
         let run = Directory::Run(self.runs.count());
         self.runs.directories.insert(directory, run);
-        let place = Place {
-            replica,
-            life,
-            far: None,
-        };
-        self.begin_run(place, effect, start);
+        self.begin_run(Place::here(replica, life), effect, start);
     }
 
     pub(super) fn begin_run(&mut self, place: Place, effect: EffectId, start: ToolStart) {
@@ -335,11 +343,7 @@ impl World<'_> {
                 Found::Nothing
             }
             Directory::Run(run) => {
-                let place = Place {
-                    replica,
-                    life,
-                    far: None,
-                };
+                let place = Place::here(replica, life);
                 match self.look_at_run(place, id, run, epoch) {
                     Some(found) => found,
                     None => return,

@@ -110,12 +110,7 @@ fn called(court: &mut Court) {
         before: None,
         after: &on("box-0"),
     });
-    let call = EventBody::ToolCall {
-        step: 0,
-        call_id: "a".into(),
-        name: "bash".into(),
-        input: "{}".into(),
-    };
+    let call = tool_call(0, "a");
     court.agrees(Fact::Logged(&event(1, 1, 1, call)));
 }
 

@@ -141,6 +141,15 @@ fn aborted() -> EventBody {
     }
 }
 
+fn tool_call(step: u32, id: &str) -> EventBody {
+    EventBody::ToolCall {
+        step,
+        call_id: id.into(),
+        name: "bash".into(),
+        input: "{}".into(),
+    }
+}
+
 fn retry(attempt: u32, delay_ms: u64) -> EventBody {
     EventBody::ProviderRetry {
         attempt,

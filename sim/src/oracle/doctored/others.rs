@@ -78,12 +78,7 @@ fn d21_a_command_that_is_run_again_or_answered_by_another_output_is_objected_to(
     let mut court = Court::of("tool-once");
     court.agrees(tool("run 1", 1));
     court.objects(tool("run 1", 2));
-    let call = EventBody::ToolCall {
-        step: 0,
-        call_id: "a".into(),
-        name: "bash".into(),
-        input: "{}".into(),
-    };
+    let call = tool_call(0, "a");
     court.agrees(Fact::Logged(&event(1, 1, 1, call)));
     let end = ToolEnd {
         ok: true,

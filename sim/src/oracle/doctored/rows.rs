@@ -164,12 +164,7 @@ fn t8_d27_d39_what_is_shown_in_passing_or_too_large_is_objected_to_in_the_log() 
 #[test]
 fn t12_d20_a_call_without_an_answer_before_the_next_step_or_the_end_is_objected_to() {
     for late in [done(), aborted(), step_complete(1, "", "", false)] {
-        let call = |id: &str| EventBody::ToolCall {
-            step: 0,
-            call_id: id.into(),
-            name: "bash".into(),
-            input: "{}".into(),
-        };
+        let call = |id: &str| tool_call(0, id);
         let mut court = Court::of("tools-answered");
         court.agrees(Fact::Logged(&event(1, 1, 1, call("a"))));
         court.agrees(Fact::Logged(&event(2, 1, 1, call("b"))));
@@ -196,12 +191,7 @@ fn t7_tools_in_the_last_step_and_none_in_an_earlier_one_are_objected_to() {
     Court::of("step-limit").agrees(Fact::Requested(&asks(1, false)));
     Court::of("step-limit").objects(Fact::Requested(&asks(0, false)));
     Court::of("step-limit").objects(Fact::Requested(&asks(1, true)));
-    let call = EventBody::ToolCall {
-        step: 1,
-        call_id: "a".into(),
-        name: "bash".into(),
-        input: "{}".into(),
-    };
+    let call = tool_call(1, "a");
     Court::of("step-limit").objects(Fact::Logged(&event(1, 1, 1, call)));
 }
 

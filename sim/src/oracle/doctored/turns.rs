@@ -242,11 +242,6 @@ fn a_text_twice_or_wrong_or_missing_is_objected_to() {
 fn a_call_that_was_not_asked_for_is_objected_to() {
     let mut court = Court::of("content");
     court.agrees(Fact::Logged(&event(1, 1, 0, start(plain_token()))));
-    let call = EventBody::ToolCall {
-        step: 0,
-        call_id: "a".into(),
-        name: "bash".into(),
-        input: "{}".into(),
-    };
+    let call = tool_call(0, "a");
     court.objects(Fact::Logged(&event(2, 1, 1, call)));
 }
